@@ -54,21 +54,21 @@ impl ClientRequest {
     pub fn of(upstream_request: &UpstreamRequest, bearer: Option<HeaderValue>, extra: HeaderMap) -> Self {
         Self {
             server: upstream_request.server.clone(),
-            server_era: upstream_request.server_era,
-            session: upstream_request.session.clone(),
-            upstream_session: upstream_request.upstream_session.clone(),
-            in_flight: upstream_request.in_flight.as_ref().map(|guard| guard.request().clone()),
+            server_era: upstream_request.server_era(),
+            session: upstream_request.session().cloned(),
+            upstream_session: upstream_request.bound_session().cloned(),
+            in_flight: upstream_request.in_flight().map(|guard| guard.request().clone()),
             bearer,
             extra,
-            body: upstream_request.body.clone(),
-            idempotent: upstream_request.idempotent,
-            asks: if upstream_request.server_era == Era::Legacy || upstream_request.logs {
-                Asks::Alone
-            } else {
-                Asks::Caller
+            body: upstream_request.body().clone(),
+            idempotent: upstream_request.is_idempotent(),
+            asks: match upstream_request.as_call() {
+                Some(call) if call.server_era == Era::Modern && !call.logs => Asks::Caller,
+                _ => Asks::Alone,
             },
-            resumes: upstream_request.resume.is_some(),
-            affinity_key: upstream_request.affinity_key,
+            resumes: upstream_request.resumes(),
+            // What is bound to an upstream session goes to its endpoint.
+            affinity_key: upstream_request.as_call().map_or(0, |call| call.affinity_key),
         }
     }
 

@@ -10,7 +10,10 @@ use mcp::{Era, Rejection, Span};
 use tokio_util::sync::CancellationToken;
 
 use super::rejections::invalid;
-use super::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, UpstreamRequest};
+use super::{
+    AuthorizedRequest, Dispatch, Dispatcher, ForwardedCall, RequestLabels, UpstreamRequest,
+    UpstreamRequestKind,
+};
 use crate::catalog::Target;
 use crate::server::Server;
 use crate::session::{InFlight, SentIds, StateChange};
@@ -116,26 +119,21 @@ impl Dispatcher {
                     edits,
                 ),
             };
-            return Ok(Dispatch::Forward(UpstreamRequest {
+            let call = UpstreamRequestKind::Call(ForwardedCall {
+                id: id.expect("a request has an id"),
+                sent,
                 body,
                 server_era,
                 session: authorized.session.cloned(),
-                upstream_session: None,
                 in_flight,
-                answering: None,
                 state_change: state_change.map(Box::new),
                 name,
                 param_headers,
                 idempotent: safe,
                 affinity_key: key,
-                id,
-                sent,
                 logs,
-                resume: None,
-                call_guard,
-                redactor,
-                server,
-            }));
+            });
+            return Ok(Dispatch::Forward(UpstreamRequest::new(server, call, call_guard, redactor)));
         }
         let stop = CancellationToken::new();
         let in_flight = begin(None, Some(stop.clone()));

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::authorize::{Authorized, RejectedRequest, share_slots};
 use super::client::{ClientRequest, ClientResponse};
 use super::rejections::{session_limits, too_many_sessions};
-use super::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, UpstreamRequest};
+use super::{AuthorizedRequest, Dispatch, Dispatcher, ForwardedCall, RequestLabels, UpstreamRequest};
 use crate::session::id_map;
 use crate::session::{OwnerKey, Rewrite, Session, accept_without_session};
 use crate::streams::{MessageStream, StreamItem};
@@ -121,23 +121,19 @@ impl UpstreamRequest {
     ) -> Result<Bytes, Box<Rejection>> {
         let outcome = self.round_trip(bearer, notes, metrics).await;
         // If there never was a connection, the client's answer may come again.
-        if let (Some(answering), false) =
-            (&mut self.answering, matches!(outcome, Err(UpstreamError::Unreachable(_))))
-        {
-            answering.sent();
+        if !matches!(outcome, Err(UpstreamError::Unreachable(_))) {
+            self.sent();
         }
         // The response is not needed any more, which a server does not notice by itself.
-        if let (Err(UpstreamError::TimedOut(_)), Some(in_flight)) = (&outcome, &self.in_flight) {
+        if let (Err(UpstreamError::TimedOut(_)), Some(in_flight)) = (&outcome, self.in_flight()) {
             in_flight.cancel("timed out");
         }
-        if let (Ok(Some(RpcOutcome::Result(_)) | None), Some(state_change), Some(session)) =
-            (&outcome, &self.state_change, &self.session)
-        {
-            session.client_state.apply(&self.server.name, state_change);
+        if let Ok(Some(RpcOutcome::Result(_)) | None) = &outcome {
+            self.apply_state_change();
         }
         self.call_guard.record(outcome.as_ref().err());
         let refused = |error: UpstreamError| Box::new(error.rejection(&self.server.name));
-        let id = self.id.as_deref().unwrap_or_default();
+        let id = self.id().map(|id| &**id).unwrap_or_default();
         let message = match outcome.map_err(refused)? {
             None => return Ok(Bytes::new()),
             Some(RpcOutcome::Result(result)) => message::result(id, &result),
@@ -157,23 +153,24 @@ impl UpstreamRequest {
         notes: Option<mpsc::Sender<Bytes>>,
         metrics: &Metrics,
     ) -> Result<Option<RpcOutcome>, UpstreamError> {
-        let mut extra: HeaderMap = self.param_headers.iter().cloned().collect();
-        if self.server_era == Era::Modern {
-            extra.extend(param_headers_of(&self.body));
+        let mut extra: HeaderMap =
+            self.as_call().iter().flat_map(|call| call.param_headers.iter().cloned()).collect();
+        if self.server_era() == Era::Modern {
+            extra.extend(param_headers_of(self.body()));
         }
         let ClientResponse { response, endpoint: mut endpoint_guard, upstream_session, certain } =
             ClientRequest::of(self, bearer, extra).send(metrics).await?;
-        if self.id.is_none() {
+        let Some(call) = self.as_call() else {
             let outcome = passed(&response).map(|()| None);
             if let Some(pool) = self.server.upstream.endpoint_pool() {
                 pool.record(&mut endpoint_guard, outcome.as_ref().err());
             }
             return outcome;
-        }
+        };
         let (timer, (raw, mut messages)) = (Arc::new(CallTimer::default()), mpsc::channel::<Bytes>(8));
         let pass_on = async {
             while let Some(note) = messages.recv().await {
-                let note = self.to_client(note, upstream_session.as_deref(), &timer);
+                let note = self.to_client(call, note, upstream_session.as_deref(), &timer);
                 if let (Some(notes), Some(note)) = (&notes, note) {
                     let _ = notes.send(note).await;
                 }
@@ -182,7 +179,7 @@ impl UpstreamRequest {
         let answer = async {
             let progress = Progress { token: None, notes: raw };
             let wanted = ReadOptions {
-                id: &self.sent.wire,
+                id: &call.sent.wire,
                 batches: upstream_session
                     .as_ref()
                     .is_some_and(|upstream_session| upstream_session.has_batches()),
@@ -204,6 +201,35 @@ impl UpstreamRequest {
         outcome
     }
 
+    /// A message of the server before the response, as the client gets it.
+    fn to_client(
+        &self,
+        call: &ForwardedCall,
+        note: Bytes,
+        upstream_session: Option<&UpstreamSession>,
+        timer: &Arc<CallTimer>,
+    ) -> Option<Bytes> {
+        let read = message::read(&note)?;
+        let note = match (&call.session, upstream_session) {
+            (Some(session), Some(upstream_session)) => {
+                match session.on_server_message(&self.server, upstream_session.id, &note, &read, Some(timer))
+                {
+                    Rewrite::Unchanged => note,
+                    Rewrite::Replaced(note) => note,
+                    Rewrite::Drop => return None,
+                }
+            }
+            _ => accept_without_session(&self.server, &note, &read).then(|| call.progress(note, &read))??,
+        };
+        match &self.redactor {
+            // A notification that must not be passed on is no response: it is dropped.
+            Some(redactor) => redactor.message(&note).ok().map(|clean| clean.unwrap_or(note)),
+            None => Some(note),
+        }
+    }
+}
+
+impl ForwardedCall {
     /// A notification without a session: with the client's own token if it has ours, `None` if it belongs to
     /// another request.
     fn progress(&self, note: Bytes, read: &message::ServerMessage) -> Option<Bytes> {
@@ -214,32 +240,6 @@ impl UpstreamRequest {
             }
             Some(token) if WireId::is_one(token.of(&note)) => None,
             _ => Some(note),
-        }
-    }
-
-    /// A message of the server before the response, as the client gets it.
-    fn to_client(
-        &self,
-        note: Bytes,
-        upstream_session: Option<&UpstreamSession>,
-        timer: &Arc<CallTimer>,
-    ) -> Option<Bytes> {
-        let read = message::read(&note)?;
-        let note = match (&self.session, upstream_session) {
-            (Some(session), Some(upstream_session)) => {
-                match session.on_server_message(&self.server, upstream_session.id, &note, &read, Some(timer))
-                {
-                    Rewrite::Unchanged => note,
-                    Rewrite::Replaced(note) => note,
-                    Rewrite::Drop => return None,
-                }
-            }
-            _ => accept_without_session(&self.server, &note, &read).then(|| self.progress(note, &read))??,
-        };
-        match &self.redactor {
-            // A notification that must not be passed on is no response: it is dropped.
-            Some(redactor) => redactor.message(&note).ok().map(|clean| clean.unwrap_or(note)),
-            None => Some(note),
         }
     }
 }

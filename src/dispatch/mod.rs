@@ -14,6 +14,7 @@ mod sanitize;
 mod sessions;
 pub mod target;
 pub mod text_places;
+mod upstream_request;
 
 use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
@@ -23,25 +24,25 @@ use bytes::Bytes;
 use filters::rate_limit::Slots;
 use filters::rbac::not_found;
 use filters::{AuthMethod, Permit, TargetKind};
-use http::{HeaderName, HeaderValue};
 use mcp::{Era, MessageKind as Shape, Rejection};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Endpoint, ListKind};
 use crate::registry::{ListChangeWatcher, Registry, Snapshot};
-use crate::server::{CallGuard, Server};
-use crate::session::{ClientAnswer, InFlightGuard, SentIds, Session, SessionManager, StateChange};
+use crate::session::{Session, SessionManager, StateChange};
 use crate::streams::{MessageStream, notifications};
 use crate::telemetry::{CallCounters, DroppedMessage, Metrics};
-use crate::upstream::ResponseRedactor;
-use crate::upstream::http::{Fnv, UpstreamSession};
+use crate::upstream::http::Fnv;
 use forward::state_change;
 use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Method, Sender};
 use mcp::version;
 use rejections::{invalid, unknown_method};
+pub use upstream_request::{
+    ForwardedAnswer, ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind,
+};
 
 pub struct Dispatcher {
     pub registry: Arc<Registry>,
@@ -83,45 +84,6 @@ impl Response {
     pub fn accepted() -> Self {
         Self { status: 202, body: Bytes::new(), session: None, events: false }
     }
-}
-
-/// A message on its way to an HTTP server.
-pub struct UpstreamRequest {
-    pub server: Arc<Server>,
-    /// The bytes to send.
-    pub body: Bytes,
-    /// The era in which its server is asked.
-    pub server_era: Era,
-    /// The session whose upstream session is used.
-    pub session: Option<Arc<Session>>,
-    /// Set if no other upstream session will do: the server request that it answers, or the stream that it
-    /// resumes, belongs to this one.
-    pub upstream_session: Option<Arc<UpstreamSession>>,
-    /// The in-flight request of its session.
-    pub in_flight: Option<InFlightGuard>,
-    /// Set for a client's answer.
-    pub answering: Option<Box<ClientAnswer>>,
-    /// The state change of the session once this has succeeded.
-    pub state_change: Option<Box<StateChange>>,
-    /// For the header `Mcp-Name`, if the server's own name is another.
-    pub name: Option<Arc<str>>,
-    /// Headers that repeat arguments, as these are now.
-    pub param_headers: Vec<(HeaderName, HeaderValue)>,
-    /// Whether the request may be sent again when the connection broke.
-    pub idempotent: bool,
-    /// The affinity key of the session or caller.
-    pub affinity_key: u64,
-    /// The client's id for the response, as written; none for notifications and responses.
-    pub id: Option<Bytes>,
-    /// The ids that the server gets instead: only a response under this id counts.
-    pub sent: SentIds,
-    /// Before the response the server may send more than progress, and nothing in that names the request.
-    pub logs: bool,
-    /// Set for a GET that resumes a stream: the `Last-Event-ID`.
-    pub resume: Option<Box<HeaderValue>>,
-    pub call_guard: CallGuard,
-    /// Set if the response is searched for secrets.
-    pub redactor: Option<ResponseRedactor>,
 }
 
 /// The labels of a call for metrics and the log.

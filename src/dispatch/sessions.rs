@@ -15,11 +15,13 @@ use tokio::sync::mpsc;
 use super::reach::Reach;
 use super::rejections::{invalid, session_limits, too_many_sessions, unknown_method};
 use super::text_places;
-use super::{AuthorizedRequest, Dispatch, Dispatcher, Response, UpstreamRequest};
+use super::{
+    AuthorizedRequest, Dispatch, Dispatcher, ForwardedAnswer, Response, UpstreamRequest, UpstreamRequestKind,
+};
 use crate::catalog::Endpoint;
 use crate::server::Server;
 use crate::session::id_map;
-use crate::session::{ClientAnswer, OwnerKey, SentIds};
+use crate::session::{ClientAnswer, OwnerKey};
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
@@ -247,27 +249,12 @@ impl Dispatcher {
         // If it is rejected, the request stays pending: the client may answer once more.
         let place = text_places::response(answering.method().unwrap_or(Method::Other));
         let body = self.sent_to(authorized.snapshot, &server, &body, place)?.unwrap_or(body);
-        Ok(Dispatch::Forward(UpstreamRequest {
-            body,
-            server_era: Era::Legacy,
-            session: Some(session.clone()),
-            upstream_session: Some(upstream_session),
-            in_flight: None,
-            answering: Some(Box::new(answering)),
-            state_change: None,
-            name: None,
-            param_headers: Vec::new(),
-            idempotent: false,
-            affinity_key: session.key(),
-            id: None,
-            sent: SentIds::untracked(),
-            logs: false,
-            resume: None,
-            // The call that waits for it counts already.
-            call_guard: server.untracked(),
-            redactor: None,
-            server,
-        }))
+        let session = session.clone();
+        let answer = ForwardedAnswer { body, session, upstream_session, pending: answering };
+        // The call that waits for it counts already.
+        let call_guard = server.untracked();
+        let kind = UpstreamRequestKind::Answer(answer);
+        Ok(Dispatch::Forward(UpstreamRequest::new(server, kind, call_guard, None)))
     }
 
     /// `logging/setLevel` for many servers: those with an upstream session are notified in the background,

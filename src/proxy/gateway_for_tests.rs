@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderValue;
 use mcp::Era;
+use mcp::jsonrpc::message;
 use pingora::proxy::Session;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use tokio::runtime::Handle;
@@ -14,11 +15,13 @@ use tokio_util::sync::CancellationToken;
 use super::{Gateway, RequestContext};
 use crate::admin::ListenerRole;
 use crate::config::{self, Config};
-use crate::dispatch::{Dispatcher, UpstreamRequest};
+use crate::dispatch::{
+    Dispatcher, ForwardedAnswer, ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind,
+};
 use crate::registry::Registry;
 use crate::runtime::RuntimeConfig;
 use crate::server::Server;
-use crate::session::{self, OwnerKey, SentIds, SessionLimits, SessionManager};
+use crate::session::{self, ClientAnswer, OwnerKey, SentIds, SessionLimits, SessionManager};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::upstream::http::UpstreamSession;
@@ -73,26 +76,57 @@ pub fn told(server: &Arc<Server>) -> (bool, bool) {
 
 /// A call of the modern era on its way to a server.
 pub fn call(server: &Arc<Server>) -> UpstreamRequest {
-    UpstreamRequest {
-        server: server.clone(),
+    call_with(server, |_| {})
+}
+
+/// The same with other properties.
+pub fn call_with(server: &Arc<Server>, change: impl FnOnce(&mut ForwardedCall)) -> UpstreamRequest {
+    let mut call = ForwardedCall {
+        id: Bytes::from_static(CLIENT_ID.as_bytes()),
+        sent: SentIds::untracked(),
         body: Bytes::from_static(b"{}"),
         server_era: Era::Modern,
         session: None,
-        upstream_session: None,
         in_flight: None,
-        answering: None,
         state_change: None,
         name: None,
         param_headers: Vec::new(),
         idempotent: false,
         affinity_key: 0,
-        id: Some(Bytes::from_static(CLIENT_ID.as_bytes())),
-        sent: SentIds::untracked(),
         logs: false,
-        resume: None,
-        call_guard: server.begin_call().expect("it takes calls"),
-        redactor: None,
+    };
+    change(&mut call);
+    let call_guard = server.begin_call().expect("it takes calls");
+    UpstreamRequest::new(server.clone(), UpstreamRequestKind::Call(call), call_guard, None)
+}
+
+/// What only a call has, to change it.
+pub fn call_of(request: &mut UpstreamRequest) -> &mut ForwardedCall {
+    match &mut request.kind {
+        UpstreamRequestKind::Call(call) => call,
+        UpstreamRequestKind::Answer(_) | UpstreamRequestKind::Resume(_) => panic!("it is a call"),
     }
+}
+
+/// A client's answer to a request that the server has sent in an upstream session at its first endpoint.
+pub fn answer(gateway: &Gateway, server: &Arc<Server>) -> UpstreamRequest {
+    let (session, upstream_session) =
+        (client_session(gateway, r#"{"roots":{}}"#), upstream_session(server, "2025-06-18"));
+    let asks = br#"{"jsonrpc":"2.0","id":7,"method":"roots/list"}"#;
+    let read = message::read(asks).expect("a message");
+    session.on_server_message(server, upstream_session.id, asks, &read, None);
+    let pending = ClientAnswer::begin(&session, upstream_session.id, b"7").expect("it has asked");
+    let body = Bytes::from_static(b"{}");
+    let kind = UpstreamRequestKind::Answer(ForwardedAnswer { body, session, upstream_session, pending });
+    UpstreamRequest::new(server.clone(), kind, server.untracked(), None)
+}
+
+/// A GET that resumes a stream at the first endpoint of a server.
+pub fn resumption(gateway: &Gateway, server: &Arc<Server>) -> UpstreamRequest {
+    let (session, upstream_session) = (client_session(gateway, "{}"), upstream_session(server, "2025-06-18"));
+    let last_event_id = HeaderValue::from_static("e1");
+    let kind = UpstreamRequestKind::Resume(ResumedStream { last_event_id, session, upstream_session });
+    UpstreamRequest::new(server.clone(), kind, server.begin_call().expect("it takes calls"), None)
 }
 
 /// An upstream session at the first endpoint of a server.

@@ -161,12 +161,12 @@ impl ProxyHttp for Gateway {
         // socket.
         if let Some(socket) = ctx.socket
             && version != http::Version::HTTP_2
-            && (1..=CORKED).contains(&upstream_request.body.len())
+            && (1..=CORKED).contains(&upstream_request.body().len())
         {
             crate::listener::tcp_cork::cork(socket);
         }
         if version == http::Version::HTTP_2 {
-            let (old, waits) = (respond::is_http10(session), upstream_request.id.is_some());
+            let (old, waits) = (respond::is_http10(session), upstream_request.id().is_some());
             if old {
                 session.set_keepalive(None);
             }
@@ -174,10 +174,8 @@ impl ProxyHttp for Gateway {
                 session.downstream_modules_ctx = look;
             }
         }
-        if let Some(answering) =
-            ctx.request.as_mut().and_then(|upstream_request| upstream_request.answering.as_mut())
-        {
-            answering.sent();
+        if let Some(upstream_request) = &mut ctx.request {
+            upstream_request.sent();
         }
         Ok(())
     }
@@ -192,7 +190,7 @@ impl ProxyHttp for Gateway {
         // The chunk that Pingora replays is only the signal to send: the stored body replaces it (see
         // `request_body`).
         *body = match &ctx.request {
-            Some(upstream_request) if end_of_stream => Some(upstream_request.body.clone()),
+            Some(upstream_request) if end_of_stream => Some(upstream_request.body().clone()),
             _ => None,
         };
         Ok(())
@@ -225,7 +223,7 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         // Few servers answer so, and the future of that case would use memory in each call.
         if let (400 | 404, Some(client), Some(upstream_session)) =
-            (status, &upstream_request.session, ctx.upstream_session.clone())
+            (status, upstream_request.session(), ctx.upstream_session.clone())
             && (status == 404 || !ctx.session_renewed)
             && Box::pin(client.is_session_expired(&server, &upstream_session, status)).await
         {
@@ -233,7 +231,7 @@ impl ProxyHttp for Gateway {
             ctx.upstream_session = None;
             // The server answered without processing the call: it is sent again in a new upstream session,
             // if the message is not bound to the old one.
-            if !ctx.session_renewed && upstream_request.upstream_session.is_none() {
+            if !ctx.session_renewed && upstream_request.bound_session().is_none() {
                 ctx.session_renewed = true;
                 return Err(Error::explain(SESSION_EXPIRED, "the server has forgotten the session").into_up());
             }

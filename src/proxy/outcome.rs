@@ -176,7 +176,7 @@ pub(super) fn filter_body(
         }
         // The server may have sent it before the call reached it, and may send the call's response next.
         Err(error @ (UpstreamError::UnexpectedServer | UpstreamError::Nameless))
-            if untouched && upstream_request.idempotent && ctx.reused && !ctx.fresh =>
+            if untouched && upstream_request.is_idempotent() && ctx.reused && !ctx.fresh =>
         {
             doubt(ctx, &error);
             ctx.fresh = true;
@@ -212,7 +212,7 @@ pub(super) fn fail(ctx: &mut RequestContext, error: &UpstreamError) -> Box<Error
     // The client no longer waits for it, and a server of these versions does not take the end of an
     // exchange for a cancellation (2025-11-25, basic/lifecycle, "Timeouts").
     if let (UpstreamError::TimedOut(_), Some(in_flight)) =
-        (error, ctx.request.as_ref().and_then(|upstream_request| upstream_request.in_flight.as_ref()))
+        (error, ctx.request.as_ref().and_then(UpstreamRequest::in_flight))
     {
         in_flight.cancel("timed out");
     }
@@ -226,15 +226,13 @@ pub(super) fn fail(ctx: &mut RequestContext, error: &UpstreamError) -> Box<Error
 /// Applies the end of an exchange to the session that it belongs to.
 pub fn settle(ctx: &RequestContext, outcome: Outcome) {
     let Some(upstream_request) = &ctx.request else { return };
-    if let (Some(session), Some(state_change), Outcome::Ok, None) =
-        (&upstream_request.session, &upstream_request.state_change, outcome, &ctx.rejection)
-    {
-        session.client_state.apply(&upstream_request.server.name, state_change);
+    if let (Outcome::Ok, None) = (outcome, &ctx.rejection) {
+        upstream_request.apply_state_change();
     }
     // If the client has disconnected, or a resumable stream has ended, the server continues.
     let answered =
         ctx.rejection.is_some() || ctx.validator.as_ref().is_some_and(ResponseValidator::is_answered);
-    match &upstream_request.in_flight {
+    match upstream_request.in_flight() {
         Some(in_flight) if !answered && ctx.sent_at.is_some() => in_flight.detach(),
         // The response may be lost on its way to the client, which then requests it again.
         Some(in_flight) if ctx.validator.as_ref().is_some_and(ResponseValidator::is_resumable) => {

@@ -22,7 +22,7 @@ use super::response_validator::{BodyFraming, ResponseValidator};
 use super::stream_response::{REAUTH_INTERVAL, still_authorized};
 use super::{RequestContext, fail, report_to_upstream, upstream_auth, upstream_request};
 use crate::dispatch::client::{ClientRequest, ClientResponse};
-use crate::dispatch::{Dispatcher, UpstreamRequest};
+use crate::dispatch::{Dispatcher, UpstreamRequest, UpstreamRequestKind};
 use crate::streams::AbortOnDrop;
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
@@ -32,8 +32,8 @@ use mcp::sse;
 
 /// Whether the server of a call may send an elicitation request, which a person must answer.
 pub fn may_elicit(upstream_request: &UpstreamRequest) -> bool {
-    upstream_request.id.is_some()
-        && upstream_request.session.as_ref().is_some_and(|session| session.supports_elicitation)
+    upstream_request.id().is_some()
+        && upstream_request.session().is_some_and(|session| session.supports_elicitation)
 }
 
 /// Relays a message by the gateway's own client.
@@ -84,14 +84,14 @@ async fn run(
     ctx.sent_at = Some(Instant::now());
     let client_request = ClientRequest::of(upstream_request, bearer, extra);
     let (resumes, keep_alive) =
-        (upstream_request.resume.is_some(), ctx.snapshot.config.config.limits.sse_keepalive.get());
+        (upstream_request.resumes(), ctx.snapshot.config.config.limits.sse_keepalive.get());
     let metrics = dispatcher.metrics.clone();
     // The response validator holds the timeout of a call. A stream that is silent for so long may have lost
     // its other end.
-    let silence = match (&upstream_request.resume, &upstream_request.id) {
-        (Some(_), _) => Some(upstream_request.server.limits.stream_idle),
-        (None, None) => Some(upstream_request.server.timeout),
-        (None, Some(_)) => None,
+    let silence = match &upstream_request.kind {
+        UpstreamRequestKind::Resume(_) => Some(upstream_request.server.limits.stream_idle),
+        UpstreamRequestKind::Answer(_) => Some(upstream_request.server.timeout),
+        UpstreamRequestKind::Call(_) => None,
     };
     let (pieces, mut arriving) = mpsc::channel::<Result<RelayItem, UpstreamError>>(4);
     let task = dispatcher.runtime.spawn(async move {
@@ -130,7 +130,7 @@ async fn run(
     let _leash = AbortOnDrop(task.abort_handle());
     // A resumed stream is no call: it ends with its session, its caller's rights and the process.
     let never = CancellationToken::new();
-    let session_end = upstream_request.session.as_ref().filter(|_| resumes).map(|session| session.end());
+    let session_end = upstream_request.session().filter(|_| resumes).map(|session| session.end());
     let session_end = session_end.unwrap_or_else(|| never.clone());
     let drain = if resumes { dispatcher.drain.clone() } else { never };
     let cut = dispatcher.cut.clone();
@@ -170,10 +170,8 @@ async fn run(
             }
         };
         // If there never was a connection, the client may send its answer again.
-        if let (Some(answering), false) =
-            (&mut upstream_request.answering, matches!(piece, Some(Err(UpstreamError::Unreachable(_)))))
-        {
-            answering.sent();
+        if !matches!(piece, Some(Err(UpstreamError::Unreachable(_)))) {
+            upstream_request.sent();
         }
         let step = match (piece, &mut ctx.validator) {
             (Some(Ok(RelayItem::Head(guard))), _) => {
@@ -206,7 +204,7 @@ async fn run(
                             head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
                         }
                         upstream_request::response(&mut head)?;
-                        if upstream_request.id.is_some() {
+                        if upstream_request.id().is_some() {
                             given = NegotiatedResponse::of(
                                 takes,
                                 upstream_request.server.max_response,
@@ -242,7 +240,7 @@ async fn run(
             report_to_upstream(upstream_request, &mut ctx.endpoint, None);
         }
         let decline = |question: &[u8]| {
-            if let Some(client) = &upstream_request.session {
+            if let Some(client) = upstream_request.session() {
                 decline(dispatcher, client, question);
             }
         };

@@ -243,7 +243,7 @@ impl Gateway {
             Ok(Dispatch::Forward(upstream_request)) => {
                 // The gateway's own client sends it if Pingora would not send the body (see
                 // `request_body`), if the timer must be pausable, or if the response must be converted.
-                let as_it_comes = takes.both() || upstream_request.id.is_none();
+                let as_it_comes = takes.both() || upstream_request.id().is_none();
                 if relay::may_elicit(&upstream_request) || !as_it_comes || !request_body::can_replay(session)
                 {
                     return Box::pin(relay::relay(session, ctx, upstream_request, &self.dispatcher))

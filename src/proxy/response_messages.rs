@@ -90,14 +90,14 @@ impl MessageReader {
         now: Instant,
     ) -> Self {
         Self {
-            id: upstream_request.id.clone(),
-            sent: upstream_request.sent.clone(),
+            id: upstream_request.id().cloned(),
+            sent: upstream_request.as_call().map_or_else(SentIds::untracked, |call| call.sent.clone()),
             proven: certain,
             pending: Chunks::default(),
             nameless: false,
             server: upstream_request.server.clone(),
-            session: upstream_request.session.clone().zip(upstream_session.cloned()),
-            resumes: upstream_request.resume.is_some(),
+            session: upstream_request.session().cloned().zip(upstream_session.cloned()),
+            resumes: upstream_request.resumes(),
             answered: false,
             error: false,
             resumable: false,

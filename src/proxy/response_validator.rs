@@ -13,7 +13,7 @@ use http::HeaderValue;
 
 use super::long_response_id::ResponseIdScanner;
 use super::response_messages::{Chunks, MessageReader};
-use crate::dispatch::UpstreamRequest;
+use crate::dispatch::{ForwardedCall, UpstreamRequest};
 use crate::upstream::http::content_coding::Decoder;
 use crate::upstream::http::response::rejection_text;
 use crate::upstream::{ResponseRedactor, UpstreamError};
@@ -335,9 +335,9 @@ fn invalid_response(message: &str) -> UpstreamError {
 }
 
 /// The length that is announced to the client for a response of this length.
-fn promise(length: usize, upstream_request: &UpstreamRequest) -> usize {
-    let own = upstream_request.id.as_ref().map_or(0, Bytes::len);
-    let ours = (length + own).saturating_sub(upstream_request.sent.wire.len());
+fn promise(length: usize, call: &ForwardedCall) -> usize {
+    let own = call.id.len();
+    let ours = (length + own).saturating_sub(call.sent.wire.len());
     let least = if length > LONG_STRING { 0 } else { SHORT_PADDING + own };
     (ours + ID_MEMBER).max(least)
 }

@@ -33,7 +33,7 @@ fn pool(upstream_request: &UpstreamRequest) -> pingora::Result<&Pool> {
 
 /// Whether a message makes sense only in its upstream session.
 fn is_bound(upstream_request: &UpstreamRequest) -> bool {
-    upstream_request.upstream_session.is_some() || upstream_request.id.is_none()
+    upstream_request.bound_session().is_some()
 }
 
 impl Gateway {
@@ -61,12 +61,10 @@ impl Gateway {
             }
             let upstream_request =
                 ctx.request.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
-            let pool = self::pool(upstream_request)?;
-            let taken = match &upstream_request.session {
-                _ if upstream_request.upstream_session.is_some() => {
-                    Ok(upstream_request.upstream_session.clone())
-                }
-                Some(client) => {
+            let (pool, call) = (self::pool(upstream_request)?, upstream_request.as_call());
+            let taken = match (upstream_request.bound_session(), upstream_request.session()) {
+                (Some(bound), _) => Ok(Some(bound.clone())),
+                (None, Some(client)) => {
                     let lost = ctx.upstream_session.take_if(|upstream_session| {
                         pool.index_of(upstream_session)
                             .is_none_or(|index| ctx.attempts.failed & (1 << index) != 0)
@@ -87,18 +85,18 @@ impl Gateway {
                         }
                     }
                 }
-                None => Ok(None),
+                (None, None) => Ok(None),
             };
             let index = match taken {
                 Ok(Some(upstream_session)) => {
-                    if let Some(in_flight) = &upstream_request.in_flight {
+                    if let Some(in_flight) = upstream_request.in_flight() {
                         in_flight.request().bind(&upstream_session);
                     }
                     let index = pool.index_of(&upstream_session);
                     ctx.upstream_session = Some(upstream_session);
                     index.ok_or(UpstreamError::SessionExpired)
                 }
-                Ok(None) => Ok(pool.pick(upstream_request.affinity_key, ctx.attempts.failed)),
+                Ok(None) => Ok(pool.pick(call.map_or(0, |call| call.affinity_key), ctx.attempts.failed)),
                 Err(error) => Err(error),
             };
             let endpoint_guard = match index {
@@ -124,7 +122,7 @@ impl Gateway {
             };
             // Calls of a session share connections only with other calls of the session. A shared upstream
             // session needs no separate connection.
-            ctx.fresh |= (upstream_request.logs || doubtful) && !shared;
+            ctx.fresh |= (call.is_some_and(|call| call.logs) || doubtful) && !shared;
             ctx.first_party = ctx.upstream_session.is_some() && !shared;
             peer.group_key = match &ctx.upstream_session {
                 _ if ctx.fresh && !shared => ctx.request_id | FRESH_SECS,
@@ -164,7 +162,7 @@ impl Gateway {
         let elsewhere = near || far;
         let failure = Failure {
             reason: RetryReason::Connect,
-            idempotent: upstream_request.idempotent,
+            idempotent: upstream_request.is_idempotent(),
             has_alternative: elsewhere,
             reused: false,
             after: None,
@@ -262,7 +260,7 @@ impl Gateway {
         let elsewhere = ctx.upstream_session.is_none() && pool.has_alternative(failed);
         let failure = Failure {
             reason,
-            idempotent: upstream_request.idempotent || unseen,
+            idempotent: upstream_request.is_idempotent() || unseen,
             has_alternative: elsewhere,
             reused,
             after,

@@ -23,8 +23,8 @@ use pingora::proxy::Session;
 
 use super::RequestContext;
 use crate::config::Redaction;
-use crate::dispatch::UpstreamRequest;
 use crate::dispatch::text_places::is_traceparent;
+use crate::dispatch::{ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind};
 use crate::server::Server;
 use crate::session;
 use crate::session::id_map;
@@ -76,20 +76,20 @@ pub fn request(
     for (name, value) in &peer.static_headers {
         headers.insert(name, value.clone());
     }
-    match &upstream_request.resume {
-        Some(last) => {
+    match &upstream_request.kind {
+        UpstreamRequestKind::Resume(stream) => {
             headers.remove(CONTENT_TYPE);
             headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-            headers.insert(LAST_EVENT_ID, HeaderValue::clone(last));
+            headers.insert(LAST_EVENT_ID, stream.last_event_id.clone());
         }
-        None => {
+        UpstreamRequestKind::Call(_) | UpstreamRequestKind::Answer(_) => {
             *request.method_mut() = http::Method::POST;
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(upstream_request.body.len()));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(upstream_request.body().len()));
         }
     }
-    match (upstream_request.server_era, upstream_session) {
-        (Era::Modern, _) => modern(&mut headers, client, upstream_request, &searched)?,
-        (Era::Legacy, Some(upstream_session)) => {
+    match (upstream_request.as_call(), upstream_session) {
+        (Some(call), _) if call.server_era == Era::Modern => modern(&mut headers, client, call, &searched)?,
+        (_, Some(upstream_session)) => {
             if let Ok(version) = HeaderValue::from_str(&upstream_session.version) {
                 headers.insert(header_name::PROTOCOL_VERSION, version);
             }
@@ -97,7 +97,7 @@ pub fn request(
                 headers.insert(header_name::SESSION, id.clone());
             }
         }
-        (Era::Legacy, None) => {}
+        (_, None) => {}
     }
     if let Some(bearer) = bearer {
         headers.insert(AUTHORIZATION, bearer.clone());
@@ -111,7 +111,7 @@ pub fn request(
 fn modern(
     headers: &mut HeaderMap,
     client: &HeaderMap,
-    upstream_request: &UpstreamRequest,
+    call: &ForwardedCall,
     searched: &Searched<'_>,
 ) -> pingora::Result<()> {
     for name in [&header_name::PROTOCOL_VERSION, &header_name::METHOD] {
@@ -119,7 +119,7 @@ fn modern(
             headers.insert(name, value.clone());
         }
     }
-    match &upstream_request.name {
+    match &call.name {
         Some(name) => {
             let value = HeaderValue::from_str(&encode(name))
                 .or_err(pingora::ErrorType::InternalError, "a name that no header can carry")?;
@@ -139,12 +139,12 @@ fn modern(
     // "Intermediate servers that do not recognize an Mcp-Param-{Name} header MUST forward it."
     for (name, value) in client.iter().filter(|(name, _)| name.as_str().starts_with("mcp-param-")) {
         // They repeat arguments. A redacted argument must not pass in a header.
-        let made = upstream_request.param_headers.iter().any(|(mirrored, _)| mirrored == name);
+        let made = call.param_headers.iter().any(|(mirrored, _)| mirrored == name);
         if !made && searched.passes(value) {
             headers.append(name, value.clone());
         }
     }
-    for (name, value) in &upstream_request.param_headers {
+    for (name, value) in &call.param_headers {
         headers.insert(name, value.clone());
     }
     Ok(())
@@ -231,26 +231,9 @@ pub fn resumption(
     let there = client.upstream_session_by_id(number).filter(|(server, _)| may(server));
     let (server, upstream_session) = there.ok_or_else(unknown)?;
     let running = server.begin_call().map_err(|error| error.rejection(&server.name))?;
-    Ok(Some(UpstreamRequest {
-        body: bytes::Bytes::new(),
-        server_era: Era::Legacy,
-        session: Some(client.clone()),
-        upstream_session: Some(upstream_session),
-        in_flight: None,
-        answering: None,
-        state_change: None,
-        name: None,
-        param_headers: Vec::new(),
-        idempotent: true,
-        affinity_key: client.key(),
-        id: None,
-        sent: session::SentIds::untracked(),
-        logs: false,
-        resume: Some(Box::new(last)),
-        call_guard: running,
-        redactor: redactor(&server),
-        server,
-    }))
+    let redactor = redactor(&server);
+    let stream = ResumedStream { last_event_id: last, session: client.clone(), upstream_session };
+    Ok(Some(UpstreamRequest::new(server, UpstreamRequestKind::Resume(stream), running, redactor)))
 }
 
 #[cfg(test)]

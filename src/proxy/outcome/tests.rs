@@ -3,13 +3,13 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
-use super::super::gateway_for_tests::{TWO, call, context, downstream, gateway, head, server, told};
+use super::super::gateway_for_tests::{TWO, call_with, context, downstream, gateway, head, server, told};
 use super::super::response_validator::{BodyFraming, ResponseValidator};
 use super::*;
 use crate::server::Server;
 
 fn called(gateway: &Gateway, idempotent: bool) -> RequestContext {
-    context(gateway, UpstreamRequest { idempotent, ..call(&server(TWO)) })
+    context(gateway, call_with(&server(TWO), |call| call.idempotent = idempotent))
 }
 
 fn server_of(ctx: &RequestContext) -> &Arc<Server> {
@@ -37,7 +37,7 @@ fn begin(ctx: &mut RequestContext, kind: &str) {
 
 /// An answer to this very call.
 fn answer(ctx: &RequestContext, rest: &str) -> Bytes {
-    let id = ctx.request.as_ref().expect("a call").sent.wire;
+    let id = ctx.request.as_ref().and_then(UpstreamRequest::as_call).expect("a call").sent.wire;
     Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{},{rest}}}"#, id.as_str()))
 }
 

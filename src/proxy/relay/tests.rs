@@ -4,7 +4,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::Gateway;
 use super::super::gateway_for_tests::{
-    call, client_session, context, downstream, gateway, head, server, told,
+    answer, call, call_with, client_session, context, downstream, gateway, head, server, told,
 };
 use super::*;
 
@@ -46,7 +46,7 @@ async fn relayed(
     answer: impl FnOnce(&str) -> String,
 ) -> ((u16, String, String), RequestContext) {
     let (listener, request) = upstream().await;
-    let answer = answer(request.sent.wire.as_str());
+    let answer = answer(request.as_call().expect("a call").sent.wire.as_str());
     tokio::spawn(async move {
         let (mut stream, _) = next_call(&listener).await;
         stream.write_all(answer.as_bytes()).await.expect("it is taken");
@@ -200,13 +200,15 @@ async fn only_a_request_of_a_client_that_can_be_asked_may_wait_for_a_person() {
     for (capabilities, is_request, waits) in [
         (Some(r#"{"elicitation":{}}"#), true, true),
         (Some(r#"{"sampling":{}}"#), true, true),
-        (Some(r#"{"elicitation":{}}"#), false, false),
+        (Some(r#"{"roots":{}}"#), false, false),
         (Some(r#"{"roots":{}}"#), true, false),
         (None, true, false),
     ] {
-        let mut request = call(&server);
-        request.session = capabilities.map(|capabilities| client_session(&gateway, capabilities));
-        request.id = request.id.filter(|_| is_request);
+        let session = || capabilities.map(|capabilities| client_session(&gateway, capabilities));
+        let request = match is_request {
+            true => call_with(&server, |call| call.session = session()),
+            false => answer(&gateway, &server),
+        };
         assert_eq!(may_elicit(&request), waits, "{capabilities:?} {is_request}");
     }
 }

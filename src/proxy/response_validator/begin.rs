@@ -38,7 +38,7 @@ impl ResponseValidator {
         let limit = upstream_request.server.max_response;
         // Some servers use such a type, or none. Without a type, the body shows what it is.
         let untyped = kind.is_empty()
-            && upstream_request.id.is_some()
+            && upstream_request.id().is_some()
             && length != Some(0)
             && (status == 200 || response.status.is_client_error());
         let kind = match kind.as_str() {
@@ -85,18 +85,18 @@ impl ResponseValidator {
                 return Err(UpstreamError::TooLarge(limit));
             }
             // 204 and 205 have no body (RFC 9110 §15.3.5).
-            (204 | 205, "application/json") if upstream_request.id.is_some() => {
+            (204 | 205, "application/json") if upstream_request.id().is_some() => {
                 return Err(UpstreamError::InvalidResponse("the answer is empty".into()));
             }
-            (200..=299, "application/json") if upstream_request.id.is_some() && length == Some(0) => {
+            (200..=299, "application/json") if upstream_request.id().is_some() && length == Some(0) => {
                 return Err(UpstreamError::InvalidResponse("the answer is empty".into()));
             }
-            (200..=299, "application/json") if upstream_request.id.is_some() => {
+            (200..=299, "application/json") if upstream_request.id().is_some() => {
                 let whole = decoder.is_none()
                     && upstream_request.redactor.is_none()
                     && !upstream_session.is_some_and(|upstream_session| upstream_session.has_batches());
-                promised =
-                    length.filter(|_| whole && framing.sized).map(|length| promise(length, upstream_request));
+                let sized = length.zip(upstream_request.as_call()).filter(|_| whole && framing.sized);
+                promised = sized.map(|(length, call)| promise(length, call));
                 // Redaction and id replacement change the length.
                 match promised {
                     Some(length) => drop(response.insert_header(CONTENT_LENGTH, length)),
@@ -104,7 +104,7 @@ impl ResponseValidator {
                 }
                 BodyKind::Json { held: BytesMut::new(), scan: None, open: false }
             }
-            (200..=299, _) if upstream_request.id.is_none() && upstream_request.resume.is_none() => {
+            (200..=299, _) if upstream_request.id().is_none() && !upstream_request.resumes() => {
                 if length != Some(0) && status != 204 {
                     response.set_status(202).expect("it is a status");
                     response.remove_header(&CONTENT_TYPE);
@@ -123,7 +123,7 @@ impl ResponseValidator {
             }
             // An error may belong to another request, and may hold a secret, as a result may.
             (400..=599, "application/json")
-                if upstream_request.redactor.is_some() || upstream_request.id.is_some() =>
+                if upstream_request.redactor.is_some() || upstream_request.id().is_some() =>
             {
                 response.remove_header(&CONTENT_LENGTH);
                 let later = matches!(status, 429 | 503).then(|| (status, retry_after(&response.headers)));
@@ -142,7 +142,7 @@ impl ResponseValidator {
             }
         };
         let reader = MessageReader::of(upstream_request, upstream_session, framing.certain, now);
-        let doubtful = status == 400 && upstream_request.server_era == Era::Modern;
+        let doubtful = status == 400 && upstream_request.server_era() == Era::Modern;
         let (certain, redactor) = (framing.certain, upstream_request.redactor.clone());
         let odd = (untyped && status >= 400).then(|| (status, retry_after(&response.headers)));
         Ok(Self {

@@ -6,8 +6,9 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use mcp::Era;
 use pingora::http::ResponseHeader;
 
+use super::super::Gateway;
 use super::super::gateway_for_tests::{
-    CLIENT_ID, ONE, call, client_session, gateway, head, server, upstream_session,
+    CLIENT_ID, ONE, answer, call, call_of, call_with, client_session, gateway, head, server, upstream_session,
 };
 use super::*;
 use crate::config;
@@ -27,13 +28,16 @@ fn request() -> UpstreamRequest {
     call(&server(ONE))
 }
 
-fn notification() -> UpstreamRequest {
-    UpstreamRequest { id: None, ..request() }
+/// A message without an answer.
+fn message() -> (Gateway, UpstreamRequest) {
+    let gateway = gateway("");
+    let request = answer(&gateway, &server(ONE));
+    (gateway, request)
 }
 
 /// `$ID` is the id that the request was sent under.
 fn written(request: &UpstreamRequest, text: &str) -> Bytes {
-    Bytes::from(text.replace("$ID", request.sent.wire.as_str()))
+    Bytes::from(text.replace("$ID", request.as_call().map_or("none", |call| call.sent.wire.as_str())))
 }
 
 /// An answer that comes in these pieces, as it goes out.
@@ -91,14 +95,18 @@ fn an_answer_gets_the_clients_id_byte_for_byte_however_it_is_cut() {
         r#""a very long id that a client has chosen""#,
     ];
     for id in ids {
-        let request = UpstreamRequest { id: Some(Bytes::from_static(id.as_bytes())), ..request() };
+        let request = call_with(&server(ONE), |call| call.id = Bytes::from_static(id.as_bytes()));
         for text in [
             r#"{"jsonrpc":"2.0","id":$ID,"result":{"id":$ID}}"#,
             "{\"result\":{\"x\":[1,{}]},\n \"id\" : $ID , \"jsonrpc\":\"2.0\"} ",
             r#"{"jsonrpc":"2.0","id":$ID,"error":{"code":1,"message":"\"id\":7"}}"#,
         ] {
             let whole = written(&request, text);
-            let expected = String::from_utf8_lossy(&whole).replacen(request.sent.wire.as_str(), id, 1);
+            let expected = String::from_utf8_lossy(&whole).replacen(
+                request.as_call().map_or("none", |call| call.sent.wire.as_str()),
+                id,
+                1,
+            );
             for cut in 0..=whole.len() {
                 let (mut watch, _) = begin(&request, 200, &[JSON_KIND], ALONE).expect("JSON");
                 let first =
@@ -216,8 +224,9 @@ fn by_its_head_an_answer_is_taken_or_refused() {
     }
 }
 
-#[test]
-fn what_follows_a_message_without_an_answer_is_for_nobody() {
+#[tokio::test]
+async fn what_follows_a_message_without_an_answer_is_for_nobody() {
+    let (_gateway, request) = message();
     for (status, headers, body, told) in [
         (202, &[][..], "", 202),
         (204, &[], "", 204),
@@ -225,7 +234,6 @@ fn what_follows_a_message_without_an_answer_is_for_nobody() {
         (200, &[EVENTS_KIND], "data: {}\n\n", 202),
         (200, &[("content-type", "text/html")], "<html>", 202),
     ] {
-        let request = notification();
         let (mut watch, head) = begin(&request, status, headers, USED).expect("it is taken");
         assert_eq!(passed(&mut watch, &request, &[body]).as_deref(), Ok(""), "{status}");
         assert_eq!(
@@ -238,8 +246,8 @@ fn what_follows_a_message_without_an_answer_is_for_nobody() {
         assert!(watch.is_answered() && watch.remaining().is_none());
     }
     let said = r#"{"error":"no"}"#;
-    assert_eq!(judged(&notification(), 400, &[JSON_KIND], said, ALONE).as_deref(), Ok(said));
-    assert_eq!(judged(&notification(), 400, &[JSON_KIND], said, USED), Err(E::Nameless));
+    assert_eq!(judged(&request, 400, &[JSON_KIND], said, ALONE).as_deref(), Ok(said));
+    assert_eq!(judged(&request, 400, &[JSON_KIND], said, USED), Err(E::Nameless));
 }
 
 #[test]
@@ -298,7 +306,7 @@ fn a_head_that_does_not_fit_its_body_has_the_lists_read_again_in_the_modern_era_
     for (server_era, status, stale) in
         [(Era::Modern, 400, true), (Era::Legacy, 400, false), (Era::Modern, 404, false)]
     {
-        let request = UpstreamRequest { server_era, ..request() };
+        let request = call_with(&server(ONE), |call| call.server_era = server_era);
         judged(&request, status, &[JSON_KIND], body, USED).expect("it passes");
         assert_eq!(
             request.server.lists_stale.notified().now_or_never().is_some(),
@@ -360,7 +368,7 @@ fn a_long_answer_goes_out_as_it_comes_once_it_is_known_whose_it_is() {
 fn the_length_that_the_client_is_told_is_that_of_what_it_gets() {
     let long = r#""a long id: more room than the gateway's own takes up in an answer, and some""#;
     for id in ["1", CLIENT_ID, long] {
-        let request = UpstreamRequest { id: Some(Bytes::from_static(id.as_bytes())), ..request() };
+        let request = call_with(&server(ONE), |call| call.id = Bytes::from_static(id.as_bytes()));
         for room in [0, 100, 500, LONG_STRING, 3 * LONG_STRING] {
             let text = "x".repeat(room);
             for body in [
@@ -393,7 +401,8 @@ fn what_is_searched_for_secrets_goes_out_without_them_or_not_at_all() {
     let redactor = Arc::new(filter_chain::redactor(&config::GuardConfig::default()).expect("detectors"));
     let screen = ResponseRedactor::of(&server.name, &server.config, Some(&redactor), &Metrics::new());
     assert!(screen.is_some());
-    let request = UpstreamRequest { redactor: screen, ..call(&server) };
+    let mut request = call(&server);
+    request.redactor = screen;
     let card =
         r#"{"jsonrpc":"2.0","id":$ID,"result":{"content":[{"type":"text","text":"4111 1111 1111 1111"}]}}"#;
     let event = format!("data: {card}\n\n");

@@ -3,7 +3,8 @@ use http::header::RETRY_AFTER;
 use pingora::proxy::ProxyHttp as _;
 
 use super::super::gateway_for_tests::{
-    ONE, TWO, call, client_session, context, downstream, gateway, head, server, told, upstream_session,
+    ONE, TWO, answer, call, call_of, call_with, client_session, context, downstream, gateway, head,
+    resumption, server, told, upstream_session,
 };
 use super::super::response_validator::{BodyFraming, ResponseValidator};
 use super::super::{FOREIGN_RESPONSE, REDIRECTED, SESSION_EXPIRED, UNSOLICITED_BYTES};
@@ -17,7 +18,27 @@ const POST: &str = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r
 fn called(gateway: &Gateway, settings: &[&str], idempotent: bool) -> RequestContext {
     let server =
         server(&settings.iter().filter(|one| !one.is_empty()).copied().collect::<Vec<_>>().join(", "));
-    context(gateway, UpstreamRequest { idempotent, ..call(&server) })
+    context(gateway, call_with(&server, |call| call.idempotent = idempotent))
+}
+
+/// A message of this kind at the first endpoint of a server with these settings.
+fn sent(gateway: &Gateway, settings: &[&str], kind: Kind) -> RequestContext {
+    let mut ctx = called(gateway, settings, false);
+    let server = &ctx.request.as_ref().expect("a call").server;
+    let request = match kind {
+        Kind::Call => call(server),
+        Kind::Answer => answer(gateway, server),
+        Kind::Resume => resumption(gateway, server),
+    };
+    ctx.request = Some(request);
+    ctx
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Call,
+    Answer,
+    Resume,
 }
 
 fn told_of(ctx: &RequestContext) -> bool {
@@ -38,30 +59,27 @@ fn begin_answer(ctx: &mut RequestContext) {
 async fn without_a_connection_any_call_goes_elsewhere_and_only_what_is_bound_stays() {
     let gateway = gateway("");
     let unreachable = UpstreamError::Unreachable("refused".into());
-    // Where it can go, its policy, whether it is a request and where it sits, how often it was tried; whether it goes again.
-    for (urls, policy, is_request, has_session, made, again) in [
-        (TWO, "", true, false, 1, true),
-        (TWO, "", false, false, 1, false),
-        (TWO, "", true, true, 1, false),
-        (TWO, "", true, false, 4, true),
-        (TWO, "", true, false, 5, false),
-        (ONE, "", true, false, 1, false),
-        (ONE, ALL, true, false, 1, true),
-        (ONE, ALL, false, false, 1, true),
-        (ONE, ALL, true, false, 3, false),
-        (ONE, "retry: {attempts: 3, on: [reset, 503]}", true, false, 1, false),
+    // Where it can go, its policy, what it is, how often it was tried; whether it goes again.
+    for (urls, policy, kind, made, again) in [
+        (TWO, "", Kind::Call, 1, true),
+        (TWO, "", Kind::Answer, 1, false),
+        (TWO, "", Kind::Resume, 1, false),
+        (TWO, "", Kind::Call, 4, true),
+        (TWO, "", Kind::Call, 5, false),
+        (ONE, "", Kind::Call, 1, false),
+        (ONE, ALL, Kind::Call, 1, true),
+        (ONE, ALL, Kind::Answer, 1, true),
+        (ONE, ALL, Kind::Call, 3, false),
+        (ONE, "retry: {attempts: 3, on: [reset, 503]}", Kind::Call, 1, false),
     ] {
-        let mut ctx = called(&gateway, &[urls, policy], false);
-        let request = ctx.request.as_mut().expect("a call");
-        request.id = request.id.take().filter(|_| is_request);
-        request.upstream_session = has_session.then(|| upstream_session(&request.server, "2025-06-18"));
+        let mut ctx = sent(&gateway, &[urls, policy], kind);
         ctx.attempts.made = made;
-        let case = format!("{urls} {policy} {is_request} {has_session} {made}");
+        let case = format!("{urls} {policy} {kind:?} {made}");
         assert_eq!(gateway.should_retry_connect(&mut ctx, None, &unreachable), again, "{case}");
         assert_eq!(ctx.attempts.made, made + u32::from(again), "{case}");
         // The endpoint is told in any case, and passed over where there is another.
         assert_eq!(told_of(&ctx), urls == TWO, "{case}");
-        assert_eq!(ctx.attempts.failed, u64::from(urls == TWO && is_request && !has_session), "{case}");
+        assert_eq!(ctx.attempts.failed, u64::from(urls == TWO && kind == Kind::Call), "{case}");
         assert!(ctx.endpoint.is_none(), "its place is given back: {case}");
         assert!(!gateway.should_retry_connect(&mut ctx, None, &unreachable), "nothing was tried: {case}");
     }
@@ -71,10 +89,8 @@ async fn without_a_connection_any_call_goes_elsewhere_and_only_what_is_bound_sta
 async fn another_address_of_a_name_is_the_same_endpoint_and_free_for_all() {
     let gateway = gateway("");
     let other = HttpPeer::new("127.0.0.1:9", false, String::new());
-    for is_request in [true, false] {
-        let mut ctx = called(&gateway, &[TWO], false);
-        let request = ctx.request.as_mut().expect("a call");
-        request.id = request.id.take().filter(|_| is_request);
+    for kind in [Kind::Call, Kind::Answer] {
+        let mut ctx = sent(&gateway, &[TWO], kind);
         let error = UpstreamError::Unreachable("refused".into());
         assert!(gateway.should_retry_connect(&mut ctx, Some(&other), &error));
         assert!(!told_of(&ctx), "it has an address left");
@@ -130,7 +146,7 @@ async fn attempts_and_the_budget_bound_retries_and_each_is_counted() {
     let request = ctx.request.take().expect("a call");
     let retried = (0..100)
         .filter(|_| {
-            let request = UpstreamRequest { idempotent: true, ..call(&request.server) };
+            let request = call_with(&request.server, |call| call.idempotent = true);
             gateway.should_retry_status(&mut context(&gateway, request), 503, &HeaderMap::new())
         })
         .count();
@@ -297,8 +313,9 @@ async fn a_connection_is_shared_only_where_nothing_without_an_id_can_come() {
     ] {
         let mut ctx = called(&gateway, &[ONE], false);
         let request = ctx.request.as_mut().expect("a call");
-        request.logs = logs;
-        request.upstream_session = has_session.then(|| upstream_session(&request.server, "2025-06-18"));
+        ctx.upstream_session = has_session.then(|| upstream_session(&request.server, "2025-06-18"));
+        let call = call_of(request);
+        (call.logs, call.session) = (logs, has_session.then(|| client_session(&gateway, "{}")));
         let peer = ctx.endpoint.take().expect("an endpoint").endpoint().peer.clone();
         if doubtful {
             peer.doubt();
@@ -345,9 +362,11 @@ async fn a_call_that_the_server_did_not_look_at_goes_once_more() {
         let (mut session, _client) = downstream(POST).await;
         let mut ctx = Box::new(called(&gateway, &[ONE, ALL], true));
         let request = ctx.request.as_mut().expect("a call");
-        request.session = Some(client_session(&gateway, "{}"));
         let upstream = upstream_session(&request.server, "2025-06-18");
-        request.upstream_session = bound.then(|| upstream.clone());
+        match bound {
+            true => *request = resumption(&gateway, &request.server),
+            false => call_of(request).session = Some(client_session(&gateway, "{}")),
+        }
         (ctx.upstream_session, ctx.session_renewed) = (Some(upstream), renewed);
         let mut head = head(status, &[("location", "/mcp/"), ("content-type", "text/plain")]);
         let error = gateway.upstream_response_filter(&mut session, &mut head, &mut ctx).await;
@@ -388,5 +407,5 @@ async fn nothing_goes_again_once_the_client_has_the_head_of_an_answer() {
         gateway.error_while_proxy(&peer, &mut session, Error::new_up(UNSOLICITED_BYTES), &mut ctx, true);
     assert!(error.retry() && ctx.fresh);
     let body = Bytes::from_static(b"{}");
-    assert_eq!(ctx.request.as_ref().expect("a call").body, body);
+    assert_eq!(*ctx.request.as_ref().expect("a call").body(), body);
 }

@@ -41,20 +41,20 @@ fn events_go_out_whole_and_in_order_however_they_are_cut() {
     }
 }
 
-#[test]
-fn a_stream_that_ends_before_its_answer_is_none() {
+#[tokio::test]
+async fn a_stream_that_ends_before_its_answer_is_none() {
     let (request, half) = (request(), event(ANSWER));
     for text in ["", ": comment\n\n", &event(NOTE), &half[..half.len() - 1], "data:\n\n"] {
         assert_eq!(kind(stream(&request, text)), kind::<()>(Err(invalid())), "{text}");
     }
     // Where no answer is due, none is missed.
-    assert!(stream(&notification(), "").is_ok());
+    assert!(stream(&message().1, "").is_ok());
 }
 
 #[test]
 fn in_a_stream_only_what_may_come_there_passes() {
     let mut request = request();
-    request.sent.token = Some(Bytes::from_static(b"\"token\""));
+    call_of(&mut request).sent.token = Some(Bytes::from_static(b"\"token\""));
     let other = SentIds::untracked().wire;
     for (message, passes) in [
         (NOTE, Some(NOTE)),
@@ -82,7 +82,7 @@ fn in_a_stream_only_what_may_come_there_passes() {
     let text = ["event: ping\ndata: x\n\n", &event(ANSWER)].concat();
     assert_eq!(stream(&request, &text).as_deref(), Ok(&*event(ANSWER).replace("$ID", CLIENT_ID)));
     // Nobody has asked how it gets on.
-    request.sent.token = None;
+    call_of(&mut request).sent.token = None;
     let out = stream(&request, &[event(&progress("$ID")), event(ANSWER)].concat()).expect("it is answered");
     assert_eq!(out, event(ANSWER).replace("$ID", CLIENT_ID));
 }
@@ -93,7 +93,7 @@ fn on_a_used_connection_what_names_no_request_waits_for_what_does() {
         [(ANSWER, true), (&*progress("$ID"), true), (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, false)]
     {
         let mut request = request();
-        request.sent.token = Some(Bytes::from_static(b"1"));
+        call_of(&mut request).sent.token = Some(Bytes::from_static(b"1"));
         let (mut watch, _) = begin(&request, 200, &[EVENTS_KIND], USED).expect("events");
         let mut push = |text: &str| {
             let out = watch.push(Some(written(&request, text)), false)?.unwrap_or_default();
@@ -136,6 +136,13 @@ fn a_server_that_says_nothing_of_the_call_has_its_time_and_no_more() {
     assert_eq!(watch.remaining(), None, "it is answered");
 }
 
+/// A call in a client's session.
+fn legacy_call(gateway: &Gateway) -> UpstreamRequest {
+    call_with(&server(ONE), |call| {
+        (call.server_era, call.session) = (Era::Legacy, Some(client_session(gateway, "{}")));
+    })
+}
+
 /// A stream in an upstream session of a client.
 fn in_session(
     request: &UpstreamRequest,
@@ -154,11 +161,7 @@ fn in_session(
 #[tokio::test]
 async fn in_a_session_a_server_may_ask_and_ids_name_the_seat() {
     let gateway = gateway("");
-    let request = UpstreamRequest {
-        server_era: Era::Legacy,
-        session: Some(client_session(&gateway, "{}")),
-        ..request()
-    };
+    let request = legacy_call(&gateway);
     let asks = r#"{"jsonrpc":"2.0","id":"q1","method":"roots/list"}"#;
     let text = format!("id: e1\ndata: {asks}\n\nid: e2\ndata: {ANSWER}\n\n");
     let (watch, out) = in_session(&request, "2025-06-18", &text);
@@ -187,11 +190,7 @@ async fn in_a_session_a_server_may_ask_and_ids_name_the_seat() {
 #[tokio::test]
 async fn of_a_batch_each_message_goes_out_alone() {
     let gateway = gateway("");
-    let request = UpstreamRequest {
-        server_era: Era::Legacy,
-        session: Some(client_session(&gateway, "{}")),
-        ..request()
-    };
+    let request = legacy_call(&gateway);
     let batch = format!("[{NOTE},{ANSWER}]");
     let mine = ANSWER.replace("$ID", CLIENT_ID);
     let (_, out) = in_session(&request, "2025-03-26", &format!("id: e1\ndata: {batch}\n\n"));

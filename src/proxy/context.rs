@@ -20,59 +20,94 @@ use crate::upstream::http::UpstreamSession;
 use crate::upstream::http::pool::EndpointGuard;
 use crate::upstream::http::retry::Attempts;
 
-/// One request, from its first byte to its last.
+/// One request, from its first byte to its last. Its fields are set in the order in which they stand here, by the phases
+/// that are named between them. What belongs to one try at a server is in [`Attempt`].
 pub struct RequestContext {
+    // The connection: set before the head is judged.
     pub snapshot: Arc<Snapshot>,
     pub started: Instant,
     pub request_id: u64,
-    pub caller: Option<Caller>,
     /// The caller was known before the request came; the request brings no credentials.
     pub client_cert: bool,
     /// The address of the client.
     pub client: Option<IpAddr>,
-    pub labels: RequestLabels,
+    pub origin: Option<http::HeaderValue>,
+
+    // The head: `request` sets it when the chain has let it through.
+    pub caller: Option<Caller>,
+
+    // The body: `request` sets these for a POST.
     /// Bytes of the request's body.
     pub received: usize,
     /// Those bytes that count against `limits.max_buffered`, until the request ends.
     pub buffered: Option<BufferedBytes>,
-    /// Slots of concurrency limits.
-    pub slots: Option<Arc<Slots>>,
-    pub rejection: Option<(&'static str, Box<Rejection>)>,
+    pub labels: RequestLabels,
     /// The id of the request, for a rejection on the way to the server.
     pub id: Option<Bytes>,
-    /// Set once the call is on its way to a server.
+    /// Slots of concurrency limits.
+    pub slots: Option<Arc<Slots>>,
+
+    // The call: set once it is on its way to an HTTP server, and never for another request.
     pub request: Option<UpstreamRequest>,
-    pub upstream_session: Option<Arc<UpstreamSession>>,
-    /// The endpoint of the call, and the socket that leads there.
-    pub endpoint: Option<EndpointGuard>,
-    pub socket: Option<RawFd>,
-    /// This connection was used before.
-    pub reused: bool,
-    /// This connection is used for the calls of one session only.
-    pub first_party: bool,
-    /// The call takes a new connection, which is not reused.
-    pub fresh: bool,
+    /// How often it was tried and what remains for further attempts.
     pub attempts: Attempts,
-    /// The value of `Authorization` for the server, if it is not the gateway's own.
-    pub bearer: Option<http::HeaderValue>,
-    /// The redirect target and the index of the endpoint that redirected the request.
+    /// The redirect target and the index of the endpoint that redirected the request: attempts there go to it.
     pub redirect: Option<(usize, http::Uri)>,
     pub redirects: usize,
     /// The upstream session was opened again after the server had forgotten the first.
     pub session_renewed: bool,
-    pub validator: Option<ResponseValidator>,
-    /// The end of a response, which goes out in the place of its trailers.
-    pub buffered_response: Option<Bytes>,
+    /// This and all later attempts take new connections, which are not reused.
+    pub fresh: bool,
+    /// When it was last sent, in whichever attempt: since then a server may work on it.
     pub sent_at: Option<Instant>,
+    /// The present attempt. It is empty before the first one.
+    pub attempt: Attempt,
+
+    // The end: the error for the client, or what came of the response.
+    /// Set by the filter that refuses the request, or once its server has failed. The first one counts.
+    pub rejection: Option<(&'static str, Box<Rejection>)>,
+    pub outcome: Option<Outcome>,
+    /// The client has received the error, and all of the announced length.
+    pub response_started: bool,
+    _present: RequestGuard,
+}
+
+/// One try of a call at one endpoint. `retry` replaces it as a whole when the next one begins, so that nothing of an
+/// earlier one is left. What the next one needs is in [`RequestContext`]; only the upstream session is handed over, as
+/// long as its endpoint is not given up.
+#[derive(Default)]
+pub struct Attempt {
+    // Set when it begins.
+    /// The endpoint, which counts the attempt. Empty again once no connection could be made.
+    pub endpoint: Option<EndpointGuard>,
+    /// Set in the legacy era, until the server has forgotten it.
+    pub upstream_session: Option<Arc<UpstreamSession>>,
+    /// The value of `Authorization` for the server, if it is not the gateway's own.
+    pub bearer: Option<http::HeaderValue>,
+    /// Its connection is used for the calls of one session only.
+    pub first_party: bool,
+
+    // Set when it has a connection.
+    /// The socket that leads to the endpoint; `None` for HTTP/2, where it belongs to other streams too.
+    pub socket: Option<RawFd>,
+    /// This connection was used before.
+    pub reused: bool,
+
+    // Set when the head of the response has arrived, if the attempt is not given up for it.
+    pub validator: Option<ResponseValidator>,
     /// How long the gateway waited for the server, as far as known.
     pub waited: Duration,
     /// Since when the gateway waits for the server and nothing else.
     pub waiting: Option<Instant>,
-    pub outcome: Option<Outcome>,
-    /// The client has received the error, and all of the announced length.
-    pub response_started: bool,
-    pub origin: Option<http::HeaderValue>,
-    _present: RequestGuard,
+    /// The end of a response, which goes out in the place of its trailers.
+    pub buffered_response: Option<Bytes>,
+}
+
+impl Attempt {
+    /// It begins at this endpoint, with no connection yet.
+    pub fn begin(endpoint: EndpointGuard, upstream_session: Option<Arc<UpstreamSession>>) -> Self {
+        Self { endpoint: Some(endpoint), upstream_session, ..Self::default() }
+    }
 }
 
 impl RequestContext {
@@ -81,35 +116,26 @@ impl RequestContext {
             snapshot,
             started: Instant::now(),
             request_id: request_head::request_id(),
-            caller: None,
             client_cert: false,
             client: None,
-            labels: RequestLabels::default(),
+            origin: None,
+            caller: None,
             received: 0,
             buffered: None,
-            slots: None,
-            rejection: None,
+            labels: RequestLabels::default(),
             id: None,
+            slots: None,
             request: None,
-            upstream_session: None,
-            endpoint: None,
-            socket: None,
-            reused: false,
-            first_party: false,
-            fresh: false,
             attempts: Attempts::default(),
-            bearer: None,
             redirect: None,
             redirects: 0,
             session_renewed: false,
-            validator: None,
-            buffered_response: None,
+            fresh: false,
             sent_at: None,
-            waited: Duration::ZERO,
-            waiting: None,
+            attempt: Attempt::default(),
+            rejection: None,
             outcome: None,
             response_started: false,
-            origin: None,
             _present: present,
         }
     }

@@ -151,7 +151,7 @@ pub fn client_session(gateway: &Gateway, capabilities: &'static str) -> Arc<sess
 pub fn context(gateway: &Gateway, request: UpstreamRequest) -> RequestContext {
     let snapshot = gateway.dispatcher.registry.snapshot();
     let mut ctx = RequestContext::new(snapshot, gateway.state.begin_request());
-    ctx.endpoint = request.server.upstream.endpoint_pool().map(|pool| pool.acquire(0));
+    ctx.attempt.endpoint = request.server.upstream.endpoint_pool().map(|pool| pool.acquire(0));
     ctx.request = Some(request);
     ctx
 }

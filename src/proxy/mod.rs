@@ -114,7 +114,7 @@ impl ProxyHttp for Gateway {
         _: Option<&Digest>,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
-        (ctx.socket, ctx.reused) = (Some(socket), reused);
+        (ctx.attempt.socket, ctx.attempt.reused) = (Some(socket), reused);
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl ProxyHttp for Gateway {
         let upstream_request =
             ctx.request.as_ref().or_err(ErrorType::InternalError, "no server was chosen")?;
         let endpoint_guard =
-            ctx.endpoint.as_ref().or_err(ErrorType::InternalError, "no endpoint was chosen")?;
+            ctx.attempt.endpoint.as_ref().or_err(ErrorType::InternalError, "no endpoint was chosen")?;
         let peer = &endpoint_guard.endpoint().peer;
         // The HTTP version of the server was settled with the connection.
         let version = request.version;
@@ -135,8 +135,8 @@ impl ProxyHttp for Gateway {
         if version == http::Version::HTTP_2 {
             // Streams keep responses and requests together, and other streams' bytes lie on the socket at
             // any time.
-            (ctx.socket, ctx.reused) = (None, false);
-        } else if let (true, Some(socket)) = (ctx.reused, ctx.socket)
+            (ctx.attempt.socket, ctx.attempt.reused) = (None, false);
+        } else if let (true, Some(socket)) = (ctx.attempt.reused, ctx.attempt.socket)
             && upstream_connection::is_touched(socket)
         {
             return Err(
@@ -148,8 +148,8 @@ impl ProxyHttp for Gateway {
             ctx,
             upstream_request,
             peer,
-            ctx.upstream_session.as_deref(),
-            ctx.bearer.as_ref(),
+            ctx.attempt.upstream_session.as_deref(),
+            ctx.attempt.bearer.as_ref(),
             &self.dispatcher.metrics,
         )?;
         request.set_version(version);
@@ -159,7 +159,7 @@ impl ProxyHttp for Gateway {
         ctx.sent_at = Some(Instant::now());
         // A longer body goes out in several packets anyway, and on HTTP/2 other streams write to the
         // socket.
-        if let Some(socket) = ctx.socket
+        if let Some(socket) = ctx.attempt.socket
             && version != http::Version::HTTP_2
             && (1..=CORKED).contains(&upstream_request.body().len())
         {
@@ -223,12 +223,12 @@ impl ProxyHttp for Gateway {
         let status = response.status.as_u16();
         // Few servers answer so, and the future of that case would use memory in each call.
         if let (400 | 404, Some(client), Some(upstream_session)) =
-            (status, upstream_request.session(), ctx.upstream_session.clone())
+            (status, upstream_request.session(), ctx.attempt.upstream_session.clone())
             && (status == 404 || !ctx.session_renewed)
             && Box::pin(client.is_session_expired(&server, &upstream_session, status)).await
         {
             client.drop_upstream_session(&server, &upstream_session);
-            ctx.upstream_session = None;
+            ctx.attempt.upstream_session = None;
             // The server answered without processing the call: it is sent again in a new upstream session,
             // if the message is not bound to the old one.
             if !ctx.session_renewed && upstream_request.bound_session().is_none() {
@@ -240,14 +240,14 @@ impl ProxyHttp for Gateway {
         let sized = response.headers.contains_key(http::header::CONTENT_LENGTH);
         let now = Instant::now();
         let framing = BodyFraming {
-            certain: !ctx.reused || ctx.first_party,
+            certain: !ctx.attempt.reused || ctx.attempt.first_party,
             // HTTP/2 has its own end for a body.
             sized: session.req_header().version != http::Version::HTTP_2,
         };
         match ResponseValidator::begin(
             response,
             upstream_request,
-            ctx.upstream_session.as_ref(),
+            ctx.attempt.upstream_session.as_ref(),
             framing,
             now,
         ) {
@@ -257,8 +257,8 @@ impl ProxyHttp for Gateway {
                     response.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
                 }
                 ctx.outcome = Some(if response.status.is_success() { Outcome::Ok } else { Outcome::Error });
-                ctx.waited = ctx.attempts.began.map_or(Duration::ZERO, |started| now - started);
-                ctx.validator = Some(validator);
+                ctx.attempt.waited = ctx.attempts.began.map_or(Duration::ZERO, |started| now - started);
+                ctx.attempt.validator = Some(validator);
                 Ok(())
             }
             Err(error) => Err(fail(ctx, &error)),
@@ -286,7 +286,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Duration>> {
-        if let Some(validator) = &ctx.validator {
+        if let Some(validator) = &ctx.attempt.validator {
             if self.state.is_over() && validator.is_stream() {
                 return Err(fail(ctx, &UpstreamError::Stopping));
             }
@@ -304,7 +304,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Self::CTX,
     ) -> pingora::Result<()> {
         trailers.clear();
-        ctx.buffered_response = filter_body(ctx, None, true, false)?;
+        ctx.attempt.buffered_response = filter_body(ctx, None, true, false)?;
         Ok(())
     }
 
@@ -315,7 +315,7 @@ impl ProxyHttp for Gateway {
         _: &mut http::HeaderMap,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<Option<Bytes>> {
-        Ok(Some(ctx.buffered_response.take().unwrap_or_default()))
+        Ok(Some(ctx.attempt.buffered_response.take().unwrap_or_default()))
     }
 
     fn fail_to_connect(
@@ -340,7 +340,7 @@ impl ProxyHttp for Gateway {
         };
         if matches!(error, UpstreamError::Exhausted(_)) {
             // No endpoint was called.
-            ctx.endpoint = None;
+            ctx.attempt.endpoint = None;
         } else if self.should_retry_connect(ctx, Some(peer), &error) {
             e.set_retry(true);
             return e;
@@ -405,7 +405,7 @@ impl ProxyHttp for Gateway {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
             // A gateway behind this one reports with these statuses that its server is down.
             let down = matches!(status, 502..=504).then(|| UpstreamError::Unreachable(String::new()));
-            report_to_upstream(upstream_request, &mut ctx.endpoint, down.as_ref());
+            report_to_upstream(upstream_request, &mut ctx.attempt.endpoint, down.as_ref());
         }
         self.record(session, ctx, outcome);
         if ctx.response_started {

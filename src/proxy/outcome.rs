@@ -146,16 +146,16 @@ pub(super) fn filter_body(
     end: bool,
     untouched: bool,
 ) -> pingora::Result<Option<Bytes>> {
-    let (Some(validator), Some(upstream_request)) = (&mut ctx.validator, &ctx.request) else {
+    let (Some(validator), Some(upstream_request)) = (&mut ctx.attempt.validator, &ctx.request) else {
         return Ok(piece);
     };
     if validator.is_held() {
         // Nothing goes to the client meanwhile; but its head did before the first chunk, and may have taken
         // its time.
         let now = Instant::now();
-        ctx.waited += ctx.waiting.map_or(Duration::ZERO, |started| now - started);
-        ctx.waiting = Some(now);
-        if ctx.waited > upstream_request.server.timeout {
+        ctx.attempt.waited += ctx.attempt.waiting.map_or(Duration::ZERO, |started| now - started);
+        ctx.attempt.waiting = Some(now);
+        if ctx.attempt.waited > upstream_request.server.timeout {
             // Each byte came in time, but not the whole response.
             let error = UpstreamError::TimedOut(upstream_request.server.timeout);
             return Err(fail(ctx, &error));
@@ -167,20 +167,20 @@ pub(super) fn filter_body(
                 ctx.outcome = Some(Outcome::Error);
             }
             if validator.has_messages() {
-                report_to_upstream(upstream_request, &mut ctx.endpoint, None);
+                report_to_upstream(upstream_request, &mut ctx.attempt.endpoint, None);
             }
-            if let (true, true, Some(socket)) = (end, validator.spends(), ctx.socket) {
+            if let (true, true, Some(socket)) = (end, validator.spends(), ctx.attempt.socket) {
                 upstream_connection::end(socket);
             }
             Ok(piece)
         }
         // The server may have sent it before the call reached it, and may send the call's response next.
         Err(error @ (UpstreamError::UnexpectedServer | UpstreamError::Nameless))
-            if untouched && upstream_request.is_idempotent() && ctx.reused && !ctx.fresh =>
+            if untouched && upstream_request.is_idempotent() && ctx.attempt.reused && !ctx.fresh =>
         {
             doubt(ctx, &error);
             ctx.fresh = true;
-            ctx.validator = None;
+            ctx.attempt.validator = None;
             Err(Error::explain(FOREIGN_RESPONSE, "the answer of another call").into_up())
         }
         Err(error) => Err(fail(ctx, &error)),
@@ -192,10 +192,12 @@ pub(super) fn filter_body(
 fn doubt(ctx: &RequestContext, error: &UpstreamError) {
     let is_unsure = match error {
         UpstreamError::Nameless => true,
-        UpstreamError::Denied(..) | UpstreamError::Redirected(..) => ctx.reused && !ctx.first_party,
+        UpstreamError::Denied(..) | UpstreamError::Redirected(..) => {
+            ctx.attempt.reused && !ctx.attempt.first_party
+        }
         _ => false,
     };
-    if let (true, Some(endpoint_guard)) = (is_unsure, &ctx.endpoint) {
+    if let (true, Some(endpoint_guard)) = (is_unsure, &ctx.attempt.endpoint) {
         endpoint_guard.endpoint().peer.doubt();
     }
 }
@@ -206,7 +208,7 @@ pub(super) fn fail(ctx: &mut RequestContext, error: &UpstreamError) -> Box<Error
         ctx.request.as_ref().map(|upstream_request| upstream_request.server.name.clone()).unwrap_or_default();
     doubt(ctx, error);
     if let Some(upstream_request) = &ctx.request {
-        report_to_upstream(upstream_request, &mut ctx.endpoint, Some(error));
+        report_to_upstream(upstream_request, &mut ctx.attempt.endpoint, Some(error));
     }
     upstream_auth::refused(ctx, error);
     // The client no longer waits for it, and a server of these versions does not take the end of an
@@ -231,11 +233,11 @@ pub fn settle(ctx: &RequestContext, outcome: Outcome) {
     }
     // If the client has disconnected, or a resumable stream has ended, the server continues.
     let answered =
-        ctx.rejection.is_some() || ctx.validator.as_ref().is_some_and(ResponseValidator::is_answered);
+        ctx.rejection.is_some() || ctx.attempt.validator.as_ref().is_some_and(ResponseValidator::is_answered);
     match upstream_request.in_flight() {
         Some(in_flight) if !answered && ctx.sent_at.is_some() => in_flight.detach(),
         // The response may be lost on its way to the client, which then requests it again.
-        Some(in_flight) if ctx.validator.as_ref().is_some_and(ResponseValidator::is_resumable) => {
+        Some(in_flight) if ctx.attempt.validator.as_ref().is_some_and(ResponseValidator::is_resumable) => {
             in_flight.remember()
         }
         _ => {}

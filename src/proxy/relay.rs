@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::accept_header::AcceptedTypes;
+use super::context::Attempt;
 use super::negotiated_response::{NegotiatedResponse, decline};
 use super::respond::{add_common_headers, write_body, write_error, write_head};
 use super::response_validator::{BodyFraming, ResponseValidator};
@@ -150,7 +151,7 @@ async fn run(
             () = tokio::time::sleep(remaining.unwrap_or_default()), if remaining.is_some() => {
                 Some(Err(UpstreamError::TimedOut(upstream_request.server.timeout)))
             }
-            () = tokio::time::sleep_until((quiet + keep_alive).into()), if given.is_as_it_came() && ctx.validator.as_ref().is_some_and(ResponseValidator::is_stream) => {
+            () = tokio::time::sleep_until((quiet + keep_alive).into()), if given.is_as_it_came() && ctx.attempt.validator.as_ref().is_some_and(ResponseValidator::is_stream) => {
                 // Events go out whole, so this is written between two of them.
                 write_body(session, Bytes::from_static(sse::KEEP_ALIVE), false).await?;
                 quiet = Instant::now();
@@ -173,13 +174,13 @@ async fn run(
         if !matches!(piece, Some(Err(UpstreamError::Unreachable(_)))) {
             upstream_request.sent();
         }
-        let step = match (piece, &mut ctx.validator) {
+        let step = match (piece, &mut ctx.attempt.validator) {
             (Some(Ok(RelayItem::Head(guard))), _) => {
                 let RelayHead { status, headers, endpoint: endpoint_guard, upstream_session, certain } =
                     *guard;
                 let status = status.as_u16();
                 // It lasts as long as the response.
-                ctx.endpoint = Some(endpoint_guard);
+                ctx.attempt = Attempt::begin(endpoint_guard, upstream_session);
                 let mut head = ResponseHeader::build(status, Some(headers.len()))?;
                 for (name, value) in headers.iter() {
                     head.append_header(name, value)?;
@@ -190,7 +191,7 @@ async fn run(
                 match ResponseValidator::begin(
                     &mut head,
                     upstream_request,
-                    upstream_session.as_ref(),
+                    ctx.attempt.upstream_session.as_ref(),
                     framing,
                     Instant::now(),
                 ) {
@@ -214,10 +215,10 @@ async fn run(
                         add_common_headers(&mut head, ctx)?;
                         if resumes {
                             // The server works. This is reported now, not at the end of the stream.
-                            report_to_upstream(upstream_request, &mut ctx.endpoint, None);
+                            report_to_upstream(upstream_request, &mut ctx.attempt.endpoint, None);
                         }
                         let held = guard.is_held() || !given.is_as_it_came();
-                        ctx.validator = Some(guard);
+                        ctx.attempt.validator = Some(guard);
                         if held {
                             waiting = Some(Box::new(head));
                         } else {
@@ -236,8 +237,8 @@ async fn run(
             (Some(Err(error)), _) => Err(error),
             _ => Err(UpstreamError::InvalidResponse("the answer ended early".into())),
         };
-        if ctx.validator.as_ref().is_some_and(ResponseValidator::has_messages) {
-            report_to_upstream(upstream_request, &mut ctx.endpoint, None);
+        if ctx.attempt.validator.as_ref().is_some_and(ResponseValidator::has_messages) {
+            report_to_upstream(upstream_request, &mut ctx.attempt.endpoint, None);
         }
         let decline = |question: &[u8]| {
             if let Some(client) = upstream_request.session() {
@@ -249,7 +250,7 @@ async fn run(
             Ok(step) => step,
             Err(error) => return Ok(Err(error)),
         };
-        if last && ctx.validator.as_ref().is_some_and(ResponseValidator::saw_error) {
+        if last && ctx.attempt.validator.as_ref().is_some_and(ResponseValidator::saw_error) {
             ctx.outcome = Some(Outcome::Error);
         }
         if last || !bytes.is_empty() {
@@ -267,7 +268,7 @@ async fn run(
 
 /// Remaining time of a call whose response has begun; before that, the client counts it.
 fn remaining(ctx: &RequestContext, upstream_request: &UpstreamRequest) -> Option<Duration> {
-    let validator = ctx.validator.as_ref()?;
+    let validator = ctx.attempt.validator.as_ref()?;
     if validator.is_held() {
         return Some(upstream_request.server.timeout.saturating_sub(ctx.sent_at?.elapsed()));
     }
@@ -276,7 +277,7 @@ fn remaining(ctx: &RequestContext, upstream_request: &UpstreamRequest) -> Option
 
 /// A stream ends early: cleanly if it has begun.
 fn ended_early(ctx: &RequestContext) -> Result<RelayItem, UpstreamError> {
-    if ctx.validator.is_some() { Ok(RelayItem::End) } else { Err(UpstreamError::SessionClosed) }
+    if ctx.attempt.validator.is_some() { Ok(RelayItem::End) } else { Err(UpstreamError::SessionClosed) }
 }
 
 struct RelayHead {

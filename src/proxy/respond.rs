@@ -169,7 +169,7 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
             begun.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
         let message = message::rejection_response(ctx.id.as_deref(), rejection);
         let length = begun.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        if !streams && ctx.validator.as_ref().is_some_and(ResponseValidator::is_held) {
+        if !streams && ctx.attempt.validator.as_ref().is_some_and(ResponseValidator::is_held) {
             // The status is sent but nothing of the body. White space fills up the announced length.
             let missing = length.unwrap_or(message.len()).checked_sub(message.len());
             if let Some(missing) = missing {

@@ -10,6 +10,7 @@ use pingora::prelude::HttpPeer;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
+use super::context::Attempt;
 use super::{Gateway, RequestContext, fail, upstream_auth};
 use crate::dispatch::UpstreamRequest;
 use crate::upstream::http::endpoint_health::EndpointFault;
@@ -65,14 +66,14 @@ impl Gateway {
             let taken = match (upstream_request.bound_session(), upstream_request.session()) {
                 (Some(bound), _) => Ok(Some(bound.clone())),
                 (None, Some(client)) => {
-                    let lost = ctx.upstream_session.take_if(|upstream_session| {
+                    let lost = ctx.attempt.upstream_session.take_if(|upstream_session| {
                         pool.index_of(upstream_session)
                             .is_none_or(|index| ctx.attempts.failed & (1 << index) != 0)
                     });
                     if let Some(lost) = lost {
                         client.reconnect_upstream(&server, &lost);
                     }
-                    match ctx.upstream_session.take() {
+                    match ctx.attempt.upstream_session.take() {
                         Some(upstream_session) => Ok(Some(upstream_session)),
                         None => {
                             let (left, late) = (
@@ -93,7 +94,7 @@ impl Gateway {
                         in_flight.request().bind(&upstream_session);
                     }
                     let index = pool.index_of(&upstream_session);
-                    ctx.upstream_session = Some(upstream_session);
+                    ctx.attempt.upstream_session = Some(upstream_session);
                     index.ok_or(UpstreamError::SessionExpired)
                 }
                 Ok(None) => Ok(pool.pick(call.map_or(0, |call| call.affinity_key), ctx.attempts.failed)),
@@ -105,14 +106,15 @@ impl Gateway {
             };
             let left = ctx.attempts.remaining(server.timeout);
             let address = &endpoint_guard.endpoint().peer;
-            let mut found = address.now(ctx.upstream_session.is_none());
+            let mut found = address.now(ctx.attempt.upstream_session.is_none());
             if found.is_none() {
                 // A reload created it a moment ago, or the resolver was down until now.
                 let _ = tokio::time::timeout(left, Box::pin(address.resolve())).await;
-                found = address.now(ctx.upstream_session.is_none());
+                found = address.now(ctx.attempt.upstream_session.is_none());
             }
             let (shared, doubtful) = (address.has_streams(), address.is_doubtful());
-            ctx.endpoint = Some(endpoint_guard);
+            let upstream_session = ctx.attempt.upstream_session.take();
+            ctx.attempt = Attempt::begin(endpoint_guard, upstream_session);
             let Some(mut peer) = found else {
                 let error = UpstreamError::Unreachable("its name is not resolved".into());
                 if self.should_retry_connect(ctx, None, &error) {
@@ -123,16 +125,16 @@ impl Gateway {
             // Calls of a session share connections only with other calls of the session. A shared upstream
             // session needs no separate connection.
             ctx.fresh |= (call.is_some_and(|call| call.logs) || doubtful) && !shared;
-            ctx.first_party = ctx.upstream_session.is_some() && !shared;
-            peer.group_key = match &ctx.upstream_session {
+            ctx.attempt.first_party = ctx.attempt.upstream_session.is_some() && !shared;
+            peer.group_key = match &ctx.attempt.upstream_session {
                 _ if ctx.fresh && !shared => ctx.request_id | FRESH_SECS,
-                Some(upstream_session) if ctx.first_party => upstream_session.id,
+                Some(upstream_session) if ctx.attempt.first_party => upstream_session.id,
                 _ => 0,
             };
             // Never 0, which would be no limit.
             peer.options.read_timeout = Some(left.max(Duration::from_millis(1)));
             peer.options.write_timeout = Some(server.timeout);
-            ctx.bearer = bearer;
+            ctx.attempt.bearer = bearer;
             return Ok(peer);
         }
     }
@@ -144,7 +146,8 @@ impl Gateway {
         peer: Option<&HttpPeer>,
         error: &UpstreamError,
     ) -> bool {
-        let (Some(upstream_request), Some(endpoint_guard)) = (&ctx.request, ctx.endpoint.take()) else {
+        let (Some(upstream_request), Some(endpoint_guard)) = (&ctx.request, ctx.attempt.endpoint.take())
+        else {
             return false;
         };
         let Ok(pool) = pool(upstream_request) else { return false };
@@ -184,7 +187,7 @@ impl Gateway {
     ) -> bool {
         // Any other head may still be followed by silence.
         let Some(reason) = RetryReason::of_status(status) else { return false };
-        let (Some(upstream_request), Some(endpoint_guard)) = (&ctx.request, &mut ctx.endpoint) else {
+        let (Some(upstream_request), Some(endpoint_guard)) = (&ctx.request, &mut ctx.attempt.endpoint) else {
             return false;
         };
         let Ok(pool) = pool(upstream_request) else { return false };
@@ -198,7 +201,8 @@ impl Gateway {
     /// The request is redirected: whether it is sent there. The server did not process it, so it may be
     /// sent again.
     pub(super) fn should_follow_redirect(&self, ctx: &mut RequestContext, head: &ResponseHeader) -> bool {
-        let Some(endpoint_guard) = ctx.endpoint.as_ref().filter(|_| ctx.redirects < redirect::MAX_REDIRECTS)
+        let Some(endpoint_guard) =
+            ctx.attempt.endpoint.as_ref().filter(|_| ctx.redirects < redirect::MAX_REDIRECTS)
         else {
             return false;
         };
@@ -221,7 +225,7 @@ impl Gateway {
         if !matches!(e.esource(), ErrorSource::Upstream) || ctx.rejection.is_some() {
             return false;
         }
-        let (Some(upstream_request), Some(endpoint_guard)) = (&ctx.request, &mut ctx.endpoint) else {
+        let (Some(upstream_request), Some(endpoint_guard)) = (&ctx.request, &mut ctx.attempt.endpoint) else {
             return false;
         };
         let Ok(pool) = pool(upstream_request) else { return false };
@@ -229,7 +233,7 @@ impl Gateway {
         let silent = matches!(e.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
         // A server may close an idle connection. That says nothing about its health, unless it has begun a
         // response.
-        let is_failure = (silent || !reused || ctx.validator.is_some()) && !is_early(e);
+        let is_failure = (silent || !reused || ctx.attempt.validator.is_some()) && !is_early(e);
         if endpoint_guard.record() && is_failure {
             pool.failed(
                 index,
@@ -240,7 +244,7 @@ impl Gateway {
         let unseen = was_unprocessed(e);
         // Once a response has begun, it cannot be taken back.
         !silent
-            && ctx.validator.is_none()
+            && ctx.attempt.validator.is_none()
             && self.consume_retry(ctx, index, RetryReason::Reset, reused || unseen, unseen, None)
     }
 
@@ -257,7 +261,7 @@ impl Gateway {
         let Ok(pool) = pool(upstream_request) else { return false };
         let failed = ctx.attempts.failed | 1 << index;
         // A session changes its endpoint only when no connection can be made.
-        let elsewhere = ctx.upstream_session.is_none() && pool.has_alternative(failed);
+        let elsewhere = ctx.attempt.upstream_session.is_none() && pool.has_alternative(failed);
         let failure = Failure {
             reason,
             idempotent: upstream_request.is_idempotent() || unseen,

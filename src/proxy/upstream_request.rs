@@ -59,7 +59,7 @@ pub fn request(
 ) -> pingora::Result<RequestHeader> {
     let client = &session.req_header().headers;
     let mut request = http::Request::new(());
-    let index = ctx.endpoint.as_ref().map(EndpointGuard::index);
+    let index = ctx.attempt.endpoint.as_ref().map(EndpointGuard::index);
     *request.uri_mut() = match &ctx.redirect {
         Some((at, path)) if Some(*at) == index => path.clone(),
         _ => peer.path.clone(),

@@ -17,7 +17,7 @@ fn server_of(ctx: &RequestContext) -> &Arc<Server> {
 }
 
 fn doubted(ctx: &RequestContext) -> bool {
-    ctx.endpoint.as_ref().expect("an endpoint").endpoint().peer.is_doubtful()
+    ctx.attempt.endpoint.as_ref().expect("an endpoint").endpoint().peer.is_doubtful()
 }
 
 /// What the client is told, and what is counted.
@@ -28,11 +28,11 @@ fn says(ctx: &RequestContext) -> Option<(&'static str, u16, &'static str, Outcom
 
 /// An answer with this content type begins to come.
 fn begin(ctx: &mut RequestContext, kind: &str) {
-    let way = BodyFraming { certain: !ctx.reused, sized: false };
+    let way = BodyFraming { certain: !ctx.attempt.reused, sized: false };
     let request = ctx.request.as_ref().expect("a call");
     let mut head = head(200, &[("content-type", kind)]);
     let watch = ResponseValidator::begin(&mut head, request, None, way, Instant::now());
-    ctx.validator = Some(watch.expect("it is MCP"));
+    ctx.attempt.validator = Some(watch.expect("it is MCP"));
 }
 
 /// An answer to this very call.
@@ -89,8 +89,12 @@ async fn the_first_word_counts_for_the_client_and_for_the_server() {
     assert_eq!(ctx.rejection.as_ref().and_then(|(_, rejection)| rejection.retry_after), Some(wait));
     let mut ctx = called(&gateway, false);
     let request = ctx.request.take().expect("a call");
-    report_to_upstream(&request, &mut ctx.endpoint, None);
-    report_to_upstream(&request, &mut ctx.endpoint, Some(&UpstreamError::InvalidResponse("later".into())));
+    report_to_upstream(&request, &mut ctx.attempt.endpoint, None);
+    report_to_upstream(
+        &request,
+        &mut ctx.attempt.endpoint,
+        Some(&UpstreamError::InvalidResponse("later".into())),
+    );
     assert_eq!(told(&request.server), (false, true), "it has worked");
 }
 
@@ -108,7 +112,7 @@ async fn a_server_is_in_doubt_only_where_its_words_may_have_been_for_another() {
         (E::InvalidResponse(String::new()), true, false, false),
     ] {
         let mut ctx = called(&gateway, false);
-        (ctx.reused, ctx.first_party) = (reused, first_party);
+        (ctx.attempt.reused, ctx.attempt.first_party) = (reused, first_party);
         drop(fail(&mut ctx, &error));
         assert_eq!(doubted(&ctx), doubt, "{error:?} {reused} {first_party}");
     }
@@ -209,7 +213,7 @@ async fn an_answer_to_another_goes_again_only_where_nothing_was_done_with_it() {
             (r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"x"}}"#, true),
         ] {
             let mut ctx = called(&gateway, idempotent);
-            (ctx.reused, ctx.fresh) = (reused, fresh);
+            (ctx.attempt.reused, ctx.fresh) = (reused, fresh);
             begin(&mut ctx, "application/json");
             let passed = filter_body(&mut ctx, Some(Bytes::from(body)), true, untouched);
             let case = format!("{untouched} {idempotent} {reused} {fresh} {body}");
@@ -220,7 +224,7 @@ async fn an_answer_to_another_goes_again_only_where_nothing_was_done_with_it() {
             }
             let error = passed.expect_err("it is not passed on");
             assert_eq!(*error.etype() == FOREIGN_RESPONSE, again, "{case}");
-            assert_eq!((ctx.fresh, ctx.validator.is_none()), (again || fresh, again), "{case}");
+            assert_eq!((ctx.fresh, ctx.attempt.validator.is_none()), (again || fresh, again), "{case}");
             let refused = Some(("upstream", 502, "upstream_nonsense", Outcome::Failed)).filter(|_| !again);
             assert_eq!(says(&ctx), refused, "{case}");
             assert_eq!(doubted(&ctx), doubt, "{case}");
@@ -265,7 +269,7 @@ async fn an_answer_that_is_held_must_be_whole_in_the_time_of_the_call_and_a_stre
     for (kind, refused) in [("application/json", true), ("text/event-stream", false)] {
         let mut ctx = called(&gateway, false);
         begin(&mut ctx, kind);
-        ctx.waited = server_of(&ctx).timeout + Duration::from_secs(1);
+        ctx.attempt.waited = server_of(&ctx).timeout + Duration::from_secs(1);
         let passed = filter_body(&mut ctx, Some(Bytes::from_static(b" ")), false, true);
         assert_eq!(passed.is_err(), refused, "{kind}");
         let silent = ("upstream", 504, "upstream_timeout", Outcome::Failed);
@@ -281,7 +285,7 @@ async fn after_an_error_without_an_id_the_connection_ends() {
         let ours = TcpStream::connect(listener.local_addr().expect("an address")).expect("it listens");
         let (mut theirs, _) = listener.accept().expect("it came");
         let mut ctx = called(&gateway, false);
-        ctx.socket = Some(ours.as_raw_fd());
+        ctx.attempt.socket = Some(ours.as_raw_fd());
         begin(&mut ctx, "application/json");
         let body = match nameless {
             true => Bytes::from_static(br#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}"#),

@@ -53,7 +53,7 @@ async fn relayed(
     });
     let (mut session, mut client) = downstream(asks).await;
     let mut ctx = context(gateway, call(&request.server));
-    ctx.endpoint = None;
+    ctx.attempt.endpoint = None;
     relay(&mut session, &mut ctx, request, &gateway.dispatcher).await.expect("the client is there");
     drop(session);
     let mut got = String::new();
@@ -92,7 +92,7 @@ async fn a_client_gets_the_answer_in_a_form_that_it_takes_under_its_own_id() {
         let (got, ctx) = relayed(&gateway, asks, |id| written(came, &body.replace("$ID", id))).await;
         assert_eq!(got, (200, goes.to_owned(), out), "{asks} {came}");
         assert_eq!(ctx.outcome, Some(Outcome::Ok));
-        assert!(ctx.validator.as_ref().is_some_and(ResponseValidator::is_answered));
+        assert!(ctx.attempt.validator.as_ref().is_some_and(ResponseValidator::is_answered));
         assert!(ctx.request.is_some(), "the call is known to the log");
     }
 }
@@ -147,7 +147,7 @@ async fn when_the_client_leaves_its_call_ends_and_says_nothing_of_the_server() {
         let (listener, request) = upstream().await;
         let (mut session, mut client) = downstream(BOTH).await;
         let mut ctx = context(&gateway, call(&request.server));
-        ctx.endpoint = None;
+        ctx.attempt.endpoint = None;
         let serve = async {
             let (mut stream, _) = next_call(&listener).await;
             if begun {
@@ -227,7 +227,7 @@ async fn the_time_of_a_call_runs_from_when_it_was_sent_and_that_of_a_stream_from
         let mut head = head(200, &[("content-type", kind)]);
         let way = BodyFraming { certain: true, sized: false };
         let watch = ResponseValidator::begin(&mut head, &request, None, way, ago(1)).expect("it is MCP");
-        ctx.validator = Some(watch);
+        ctx.attempt.validator = Some(watch);
         let left = remaining(&ctx, &request).expect("it is a call");
         assert_eq!(left.is_zero(), held, "{kind}: {left:?}");
         assert!(left <= Duration::from_secs(9), "{left:?}");

@@ -50,7 +50,7 @@ fn begin_answer(ctx: &mut RequestContext) {
     let mut head = head(200, &[("content-type", "application/json")]);
     let way = BodyFraming { certain: true, sized: false };
     let request = ctx.request.as_ref().expect("a call");
-    ctx.validator = Some(
+    ctx.attempt.validator = Some(
         ResponseValidator::begin(&mut head, request, None, way, std::time::Instant::now()).expect("JSON"),
     );
 }
@@ -80,7 +80,7 @@ async fn without_a_connection_any_call_goes_elsewhere_and_only_what_is_bound_sta
         // The endpoint is told in any case, and passed over where there is another.
         assert_eq!(told_of(&ctx), urls == TWO, "{case}");
         assert_eq!(ctx.attempts.failed, u64::from(urls == TWO && kind == Kind::Call), "{case}");
-        assert!(ctx.endpoint.is_none(), "its place is given back: {case}");
+        assert!(ctx.attempt.endpoint.is_none(), "its place is given back: {case}");
         assert!(!gateway.should_retry_connect(&mut ctx, None, &unreachable), "nothing was tried: {case}");
     }
 }
@@ -98,7 +98,8 @@ async fn another_address_of_a_name_is_the_same_endpoint_and_free_for_all() {
     }
     // Its only address is none that is left.
     let mut ctx = called(&gateway, &[ONE], false);
-    let only = ctx.endpoint.as_ref().expect("an endpoint").endpoint().peer.now(false).expect("an address");
+    let only =
+        ctx.attempt.endpoint.as_ref().expect("an endpoint").endpoint().peer.now(false).expect("an address");
     assert!(!gateway.should_retry_connect(&mut ctx, Some(&only), &UpstreamError::Unreachable(String::new())));
 }
 
@@ -161,7 +162,7 @@ async fn attempts_and_the_budget_bound_retries_and_each_is_counted() {
 async fn a_session_stays_at_its_endpoint_whatever_that_answers() {
     let gateway = gateway("");
     let mut ctx = called(&gateway, &[TWO, ALL], true);
-    ctx.upstream_session =
+    ctx.attempt.upstream_session =
         Some(upstream_session(&ctx.request.as_ref().expect("a call").server, "2025-06-18"));
     assert!(gateway.should_retry_status(&mut ctx, 503, &HeaderMap::new()));
     assert_eq!(ctx.attempts.failed, 0);
@@ -298,55 +299,6 @@ async fn a_redirection_is_followed_within_the_origin_and_not_for_ever() {
 }
 
 #[tokio::test]
-async fn a_connection_is_shared_only_where_nothing_without_an_id_can_come() {
-    let gateway = gateway("");
-    let (session, _client) = downstream(POST).await;
-    // The server may say more than the answer; it is in doubt; it speaks HTTP/2; the call is of a session.
-    for (logs, doubtful, streams, has_session, fresh, first_party) in [
-        (false, false, false, false, false, false),
-        (true, false, false, false, true, false),
-        (false, true, false, false, true, false),
-        (true, true, true, false, false, false),
-        (false, false, false, true, false, true),
-        (true, false, false, true, true, true),
-        (false, false, true, true, false, false),
-    ] {
-        let mut ctx = called(&gateway, &[ONE], false);
-        let request = ctx.request.as_mut().expect("a call");
-        ctx.upstream_session = has_session.then(|| upstream_session(&request.server, "2025-06-18"));
-        let call = call_of(request);
-        (call.logs, call.session) = (logs, has_session.then(|| client_session(&gateway, "{}")));
-        let peer = ctx.endpoint.take().expect("an endpoint").endpoint().peer.clone();
-        if doubtful {
-            peer.doubt();
-        }
-        peer.has_http2(if streams { http::Version::HTTP_2 } else { http::Version::HTTP_11 });
-        let chosen = gateway.next_peer(&session, &mut ctx).await.expect("an address");
-        let case = format!("{logs} {doubtful} {streams} {has_session}");
-        assert_eq!((ctx.fresh, ctx.first_party), (fresh, first_party), "{case}");
-        let group = match (fresh, first_party) {
-            (true, _) => ctx.request_id | FRESH_SECS,
-            (_, true) => 4711,
-            _ => 0,
-        };
-        assert_eq!(chosen.group_key, group, "{case}");
-        assert!(chosen.options.read_timeout.is_some_and(|left| left > Duration::from_secs(1)), "{case}");
-    }
-}
-
-#[tokio::test]
-async fn what_has_failed_at_one_endpoint_goes_to_the_other() {
-    let gateway = gateway("");
-    let (session, _client) = downstream(POST).await;
-    for (failed, index) in [(0b01, 1), (0b10, 0)] {
-        let mut ctx = called(&gateway, &[TWO], false);
-        ctx.attempts.failed = failed;
-        gateway.next_peer(&session, &mut ctx).await.expect("an address");
-        assert_eq!(ctx.endpoint.as_ref().expect("an endpoint").index(), index);
-    }
-}
-
-#[tokio::test]
 async fn a_call_that_the_server_did_not_look_at_goes_once_more() {
     let gateway = gateway("");
     // The status, whether the upstream session is a new one, whether the call is tied to it; what becomes of it.
@@ -367,7 +319,7 @@ async fn a_call_that_the_server_did_not_look_at_goes_once_more() {
             true => *request = resumption(&gateway, &request.server),
             false => call_of(request).session = Some(client_session(&gateway, "{}")),
         }
-        (ctx.upstream_session, ctx.session_renewed) = (Some(upstream), renewed);
+        (ctx.attempt.upstream_session, ctx.session_renewed) = (Some(upstream), renewed);
         let mut head = head(status, &[("location", "/mcp/"), ("content-type", "text/plain")]);
         let error = gateway.upstream_response_filter(&mut session, &mut head, &mut ctx).await;
         let error = error.expect_err("it is no answer");
@@ -375,7 +327,7 @@ async fn a_call_that_the_server_did_not_look_at_goes_once_more() {
         assert_eq!(retried.is_some_and(|etype| error.etype() == etype), retried.is_some(), "{case}: {error}");
         assert_eq!(ctx.rejection.is_none(), retried.is_some(), "the client is told: {case}");
         if status == 404 {
-            assert!(ctx.upstream_session.is_none(), "the upstream is given up: {case}");
+            assert!(ctx.attempt.upstream_session.is_none(), "the upstream is given up: {case}");
         }
         let peer = HttpPeer::new("127.0.0.1:1", false, String::new());
         let error = gateway.error_while_proxy(&peer, &mut session, error, &mut ctx, false);
@@ -409,3 +361,5 @@ async fn nothing_goes_again_once_the_client_has_the_head_of_an_answer() {
     let body = Bytes::from_static(b"{}");
     assert_eq!(*ctx.request.as_ref().expect("a call").body(), body);
 }
+
+mod next_attempt;

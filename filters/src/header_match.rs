@@ -4,6 +4,7 @@
 //! The order of the checks follows the reference implementations: `_meta` first, then agreement, then the
 //! version. Versions are only strings here.
 
+use mcp::Reason;
 use std::borrow::Cow;
 
 use crate::filter::Filter;
@@ -87,7 +88,7 @@ impl HeaderMatch {
                 let rejection = Rejection::new(
                     400,
                     code::UNSUPPORTED_VERSION,
-                    "unsupported_version",
+                    Reason::UnsupportedVersion,
                     format!(
                         "protocol version {version:?} is not served here; served: {}",
                         self.modern.join(", ")
@@ -110,7 +111,7 @@ impl HeaderMatch {
             Err(AmbiguousHeader) => Err(Rejection::new(
                 400,
                 code::INVALID_REQUEST,
-                "header_doubled",
+                Reason::HeaderDoubled,
                 "the header MCP-Protocol-Version must stand once",
             )),
         }
@@ -133,14 +134,14 @@ fn missing_meta(key: &str) -> Rejection {
     Rejection::new(
         400,
         code::INVALID_PARAMS,
-        "meta_missing",
+        Reason::MetaMissing,
         format!("params._meta must carry `{key}` in this protocol revision"),
     )
 }
 
 fn ambiguous_header(shown: &str) -> Rejection {
     let message = format!("the header {shown} must stand once, in visible ASCII");
-    Rejection::new(400, code::HEADER_MISMATCH, "header_mismatch", message)
+    Rejection::new(400, code::HEADER_MISMATCH, Reason::HeaderMismatch, message)
 }
 
 /// The header must be present once with the value `expected`. If the body has no value to mirror, it must be
@@ -152,7 +153,7 @@ fn check_header(
     expected: Option<&str>,
 ) -> Result<(), Rejection> {
     let mismatch =
-        |message: String| Err(Rejection::new(400, code::HEADER_MISMATCH, "header_mismatch", message));
+        |message: String| Err(Rejection::new(400, code::HEADER_MISMATCH, Reason::HeaderMismatch, message));
     let Some(expected) = expected else { return Ok(()) };
     match head.single(name) {
         Ok(Some(value)) => match decode(value) {

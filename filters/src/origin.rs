@@ -5,7 +5,7 @@ use http::header::{HOST, ORIGIN};
 
 use crate::filter::Filter;
 use crate::request::RequestHead;
-use mcp::rejection::Rejection;
+use mcp::{Reason, Rejection};
 
 /// Allowed origins and hosts. Loopback names are the default for both, and are then allowed with any port.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +76,7 @@ impl Filter for Origin {
             _ => {
                 return Err(Box::new(Rejection::http(
                     400,
-                    "host_missing",
+                    Reason::HostMissing,
                     "the request must name one Host (RFC 9112 §3.2)",
                 )));
             }
@@ -84,7 +84,7 @@ impl Filter for Origin {
         if !self.is_host_allowed(host) {
             return Err(Box::new(Rejection::http(
                 403,
-                "host_not_allowed",
+                Reason::HostNotAllowed,
                 "this Host is not one that the gateway serves; add it to listen.allowed_hosts",
             )));
         }
@@ -93,7 +93,7 @@ impl Filter for Origin {
             Ok(Some(origin)) if self.is_origin_allowed(origin) => Ok(()),
             _ => Err(Box::new(Rejection::http(
                 403,
-                "origin_not_allowed",
+                Reason::OriginNotAllowed,
                 "pages of this Origin may not call the gateway; add it to listen.allowed_origins",
             ))),
         }

@@ -6,6 +6,7 @@
 //! another value, duplicated, missing, or without an argument is rejected. Undeclared headers are passed on
 //! unchanged.
 
+use mcp::Reason;
 use std::borrow::Cow;
 
 use http::{HeaderName, HeaderValue};
@@ -71,7 +72,7 @@ impl ParamHeaders {
             let refuse = |what: &str| {
                 let name = header.header.as_str();
                 let message = format!("the header {name} {what} the argument `{}`", header.path.join("."));
-                Err(Rejection::new(400, code::HEADER_MISMATCH, "header_mismatch", message))
+                Err(Rejection::new(400, code::HEADER_MISMATCH, Reason::HeaderMismatch, message))
             };
             let Ok(argument) = header.argument(arguments) else {
                 return refuse("cannot be compared, for there is more than one of");

@@ -1,5 +1,6 @@
 //! A request as the filters see it: its head, its caller, and its body.
 
+use mcp::Reason;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -197,9 +198,9 @@ impl From<ParseError> for RejectedMessage {
             _ => code::INVALID_REQUEST,
         };
         let reason = match error.kind {
-            ParseErrorKind::Json(_) => "not_json",
-            ParseErrorKind::DuplicateKey(_) | ParseErrorKind::LookalikeKey(..) => "ambiguous_key",
-            _ => "not_json_rpc",
+            ParseErrorKind::Json(_) => Reason::NotJson,
+            ParseErrorKind::DuplicateKey(_) | ParseErrorKind::LookalikeKey(..) => Reason::AmbiguousKey,
+            _ => Reason::NotJsonRpc,
         };
         let rejection = Rejection::new(400, code, reason, error.kind.to_string());
         Self { id: error.id, rejection: Box::new(rejection) }

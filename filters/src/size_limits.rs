@@ -4,7 +4,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 
 use crate::filter::Filter;
 use crate::request::RequestHead;
-use mcp::rejection::Rejection;
+use mcp::{Reason, Rejection};
 
 #[derive(Clone, Debug)]
 pub struct Size {
@@ -20,7 +20,7 @@ impl Size {
     pub fn body_too_large(&self) -> Rejection {
         Rejection::http(
             413,
-            "body_too_large",
+            Reason::BodyTooLarge,
             format!("the body is larger than the limit of {} bytes", self.max_body),
         )
         .closing()
@@ -35,7 +35,7 @@ impl Filter for Size {
             head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if bytes > self.max_header {
             let message = format!("the headers are larger than the limit of {} bytes", self.max_header);
-            return Err(Box::new(Rejection::http(431, "headers_too_large", message).closing()));
+            return Err(Box::new(Rejection::http(431, Reason::HeadersTooLarge, message).closing()));
         }
         if let Ok(Some(length)) = head.single(&CONTENT_LENGTH)
             && length.parse::<usize>().is_ok_and(|length| length > self.max_body)
@@ -46,7 +46,7 @@ impl Filter for Size {
             return Err(Box::new(
                 Rejection::http(
                     415,
-                    "not_json_type",
+                    Reason::NotJsonType,
                     "a POST must carry one `Content-Type: application/json`",
                 )
                 .closing(),

@@ -335,7 +335,7 @@ fn a_refusal_is_one_that_a_model_can_act_on() {
     ];
     let rejected = |client_era| rejection("weather__get", &violations, client_era);
     let modern = rejected(Era::Modern);
-    assert_eq!((modern.status, modern.code, modern.reason), (400, -32602, "invalid_arguments"));
+    assert_eq!((modern.status, modern.code, modern.reason.as_str()), (400, -32602, "invalid_arguments"));
     assert_eq!(rejected(Era::Legacy).status, 200);
     assert_eq!(
         modern.message,

@@ -187,7 +187,7 @@ fn a_refusal_tells_a_model_what_to_do() {
     (rule.name, rule.budget) = ("per-user-tool".into(), Budget::Rate { count: 30, per: MIN, burst: 1 });
     let rejection = say(rule.clone(), "alice>s__x");
     assert_eq!(
-        (rejection.status, rejection.code, rejection.reason, rejection.close),
+        (rejection.status, rejection.code, rejection.reason.as_str(), rejection.close),
         (429, 429, "rate_limited", false)
     );
     assert_eq!(
@@ -199,14 +199,14 @@ fn a_refusal_tells_a_model_what_to_do() {
     assert_eq!(rejection.retry_after, Some(Duration::from_secs(2)));
 
     let rejection = say(quota(&[User], 10, DAY), "alice");
-    assert_eq!((rejection.status, rejection.code, rejection.reason), (429, 429, "quota_exceeded"));
+    assert_eq!((rejection.status, rejection.code, rejection.reason.as_str()), (429, 429, "quota_exceeded"));
     assert_eq!(
         rejection.message,
         "Quota `quota` is used up: at most 10 calls in 1d. It begins anew in 10 hours 46 minutes; until then \
          no call under it will pass, so do not repeat this one."
     );
     let rejection = say(concurrent(&[User], 16), "alice");
-    assert_eq!((rejection.status, rejection.code, rejection.reason), (429, 429, "too_many_at_once"));
+    assert_eq!((rejection.status, rejection.code, rejection.reason.as_str()), (429, 429, "too_many_at_once"));
     assert_eq!(
         rejection.message,
         "Limit `parallel` reached: 16 calls under way at once, and no more are allowed. Wait for one of them \

@@ -114,7 +114,7 @@ fn without_a_store_that_can_be_understood_the_configuration_decides() {
         let all: Vec<_> = (0..9).map(|_| now(Spoken::read("alice").knock(&limit))).collect();
         assert_eq!(all.iter().filter(|slots| slots.is_ok()).count(), pass, "{on_failure:?}");
         if let (OnFailure::Closed, Some(Err(rejection))) = (on_failure, all.last()) {
-            assert_eq!((rejection.status, rejection.reason), (503, "limits_unavailable"));
+            assert_eq!((rejection.status, rejection.reason.as_str()), (503, "limits_unavailable"));
             assert_eq!(rejection.retry_after, Some(SEC));
             assert_eq!(rejection.data.as_deref(), Some(r#"{"retry_after_ms":1000}"#));
         }

@@ -77,13 +77,13 @@ fn what_is_hidden_is_answered_like_what_does_not_exist_under_the_name_that_was_s
     let rejected = rejection(Era::Modern, tool("files__rm"), &call);
     assert_eq!(rejected, not_found(Era::Modern, TargetKind::Tool, "rm"));
     assert_eq!(
-        (rejected.status, rejected.code, rejected.reason, &*rejected.message),
+        (rejected.status, rejected.code, rejected.reason.as_str(), &*rejected.message),
         (400, -32602, "unknown_tool", "Unknown tool: rm")
     );
     assert_eq!(rejection(Era::Legacy, tool("files__rm"), &call).status, 200);
     let prompt = CallTarget { kind: TargetKind::Prompt, name: "files__p", server: "files" };
     let rejected = rejection(Era::Modern, Some(prompt), &request("prompts/get", r#""name":"p""#));
-    assert_eq!((rejected.reason, &*rejected.message), ("unknown_prompt", "Unknown prompt: p"));
+    assert_eq!((rejected.reason.as_str(), &*rejected.message), ("unknown_prompt", "Unknown prompt: p"));
     let rejected = rejection(
         Era::Modern,
         Some(prompt),
@@ -92,7 +92,10 @@ fn what_is_hidden_is_answered_like_what_does_not_exist_under_the_name_that_was_s
     assert_eq!(&*rejected.message, "Unknown prompt: p");
     let resource = CallTarget { kind: TargetKind::Resource, name: "no:\"x", server: "files" };
     let rejected = rejection(Era::Modern, Some(resource), &request("resources/read", r#""uri":"no:\"x""#));
-    assert_eq!((rejected.reason, &*rejected.message), ("unknown_resource", "Resource not found: no:\"x"));
+    assert_eq!(
+        (rejected.reason.as_str(), &*rejected.message),
+        ("unknown_resource", "Resource not found: no:\"x")
+    );
     assert_eq!(rejected.data.as_deref(), Some(r#"{"uri":"no:\"x"}"#));
     // Legacy revisions have a code of their own for it.
     for (client_era, code) in [(Era::Modern, -32602), (Era::Legacy, -32002)] {
@@ -107,7 +110,7 @@ fn what_is_seen_is_refused_in_the_words_of_the_rule() {
         |env: &str| request("tools/call", &format!(r#""name":"files__a","arguments":{{"env":"{env}"}}"#));
     assert!(admit(Era::Modern, tool("files__a"), &call("dev")).is_ok());
     let rejected = rejection(Era::Modern, tool("files__a"), &call("prod"));
-    assert_eq!((rejected.status, rejected.code, rejected.reason), (403, 403, "rule_denied"));
+    assert_eq!((rejected.status, rejected.code, rejected.reason.as_str()), (403, 403, "rule_denied"));
     assert_eq!(rejected.message, "production is read-only");
     let rejected = rejection(Era::Legacy, tool("files__a"), &call("test"));
     assert_eq!((rejected.status, &*rejected.message), (403, "not allowed by the gateway's policy"));
@@ -116,13 +119,13 @@ fn what_is_seen_is_refused_in_the_words_of_the_rule() {
 #[test]
 fn methods_scopes_notifications_and_responses_have_their_own_ends() {
     let rejected = rejection(Era::Modern, None, &request("tasks/get", r#""taskId":"1""#));
-    assert_eq!((rejected.status, rejected.code, rejected.reason), (403, 403, "method_denied"));
+    assert_eq!((rejected.status, rejected.code, rejected.reason.as_str()), (403, 403, "method_denied"));
     match admit(Era::Modern, tool("files__write"), &request("tools/call", r#""name":"files__write""#)) {
         Err(Denial::MissingScopes(scopes)) => assert_eq!(scopes, ["files:write"]),
         other => panic!("{other:?}"),
     }
     let note = |method: &str| format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
-    assert_eq!(rejection(Era::Modern, None, &note("notifications/x")).reason, "method_denied");
+    assert_eq!(rejection(Era::Modern, None, &note("notifications/x")).reason.as_str(), "method_denied");
     assert!(admit(Era::Modern, None, &note("notifications/cancelled")).is_ok());
     assert!(admit(Era::Modern, None, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#).is_ok());
     assert!(

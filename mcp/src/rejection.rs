@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::reason::Reason;
+
 /// JSON-RPC 2.0 and MCP error codes that the gateway uses.
 pub mod code {
     pub const PARSE: i64 = -32700;
@@ -29,8 +31,7 @@ pub struct Rejection {
     pub message: Cow<'static, str>,
     /// `error.data` as JSON text.
     pub data: Option<String>,
-    /// A label for metrics and logs, from a fixed set.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// The connection must not be reused: it holds unread bytes.
     pub close: bool,
     /// For the header `WWW-Authenticate` (RFC 9110 §11.6.1).
@@ -40,7 +41,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    pub fn new(status: u16, code: i64, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(status: u16, code: i64, reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             code,
@@ -54,7 +55,7 @@ impl Rejection {
     }
 
     /// A rejection at the HTTP level: the status is the code.
-    pub fn http(status: u16, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn http(status: u16, reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(status, status.into(), reason, message)
     }
 

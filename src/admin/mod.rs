@@ -8,8 +8,8 @@ pub mod tool_pins;
 use bytes::Bytes;
 use filters::{Caller, ChainRejection};
 use http::Method;
-use mcp::Rejection;
 use mcp::json::quote::quote;
+use mcp::{Reason, Rejection};
 
 use crate::dispatch::Dispatcher;
 use crate::process::state::ProcessState;
@@ -117,7 +117,7 @@ impl Admin<'_> {
     pub fn may_approve(&self) -> Result<(), Rejection> {
         let message =
             "definitions are approved on the listener `admin`, or by callers whose role has `admin: true`";
-        if self.is_operator() { Ok(()) } else { Err(Rejection::http(403, "not_an_operator", message)) }
+        if self.is_operator() { Ok(()) } else { Err(Rejection::http(403, Reason::NotAnOperator, message)) }
     }
 
     /// The response to `GET` and `HEAD`.
@@ -140,7 +140,7 @@ impl Admin<'_> {
             AdminPath::Ready => Ok(self.ready()),
             AdminPath::Metrics if !self.sees_details() => {
                 let message = "metrics on the public listener are for callers whose role has `admin: true`; `admin: {address: ...}` gives them a listener of their own";
-                Err(Rejection::http(403, "not_an_operator", message))
+                Err(Rejection::http(403, Reason::NotAnOperator, message))
             }
             AdminPath::Metrics => {
                 Ok(Response::of(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics()))

@@ -5,8 +5,8 @@
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use mcp::Rejection;
 use mcp::json::quote::quote;
+use mcp::{Reason, Rejection};
 
 use super::{Admin, Response};
 use crate::registry::PinApproval;
@@ -21,7 +21,7 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Rejection> {
     if kind.is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json") {
         return Ok(());
     }
-    Err(Rejection::http(415, "content_type", "an approval is JSON: send Content-Type: application/json"))
+    Err(Rejection::http(415, Reason::ContentType, "an approval is JSON: send Content-Type: application/json"))
 }
 
 /// The tools of servers with `pinning`.
@@ -48,18 +48,18 @@ pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Rejection> {
     let part = |name| message::member(body, name).and_then(|place| message::string(place.of(body)));
     let (Some(tool), Some(hash)) = (part("tool"), part("hash")) else {
         let message = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;
-        return Err(Rejection::http(400, "approval_unclear", message));
+        return Err(Rejection::http(400, Reason::ApprovalUnclear, message));
     };
     match admin.dispatcher.registry.approve(&tool, &hash) {
         PinApproval::Approved => {
             Ok(Response::json(200, format!(r#"{{"tool":{},"hash":{}}}"#, quote(&tool), quote(&hash))))
         }
         PinApproval::Unknown => {
-            Err(Rejection::http(404, "unknown_tool", "no server with `pinning` has a tool of this name"))
+            Err(Rejection::http(404, Reason::UnknownTool, "no server with `pinning` has a tool of this name"))
         }
         PinApproval::HashMismatch(hashes) => {
             let message = format!("the definition has another hash now: {}", hashes.join(", "));
-            Err(Rejection::http(409, "definition_changed", message))
+            Err(Rejection::http(409, Reason::DefinitionChanged, message))
         }
     }
 }

@@ -9,7 +9,8 @@ use filters::guard;
 use filters::rate_limit::Slots;
 use filters::{Call, CallTarget, Caller, ChainRejection, Permit, RequestHead};
 use mcp::json::reader::Span;
-use mcp::{Era, Rejection};
+use mcp::rejection::code;
+use mcp::{Era, Reason, Rejection};
 
 use super::target::{ResolvedTarget, resolve_target};
 use super::text_places;
@@ -141,7 +142,7 @@ impl Dispatcher {
             Ok(Err(violations)) => guard::schema::rejection(name, &violations, client_era),
             Err(why) => {
                 let message = format!("the inputSchema of `{name}` cannot be used: {why}");
-                Rejection::http(502, "schema_unusable", message)
+                Rejection::http(502, Reason::SchemaUnusable, message)
             }
         };
         if target.server.config.validate == Validate::Enforce {
@@ -192,5 +193,5 @@ fn set_labels(labels: &mut RequestLabels, call: &Call<'_>, resolved: Option<&Res
 }
 
 pub(super) fn unreadable() -> Rejection {
-    Rejection::http(400, "not_json", "the message cannot be read")
+    Rejection::new(400, code::PARSE, Reason::NotJson, "the message cannot be read")
 }

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use mcp::json::quote::quote;
 use mcp::json::splice::{apply_edits, rename};
-use mcp::{Era, Rejection, Span};
+use mcp::{Era, Reason, Rejection, Span};
 use tokio_util::sync::CancellationToken;
 
 use super::rejections::invalid;
@@ -183,7 +183,7 @@ pub(super) fn state_change(
     match method {
         Method::Subscribe if !session.client_state.has_room(&server.name, &uri) => {
             let message = "this session follows as many resources as it may; unsubscribe from one first";
-            Err(invalid(authorized.permit.client_era, "too_many_subscriptions", message))
+            Err(invalid(authorized.permit.client_era, Reason::TooManySubscriptions, message))
         }
         Method::Subscribe => Ok(Some(StateChange::Subscribe(uri))),
         Method::Unsubscribe => Ok(Some(StateChange::Unsubscribe(uri))),

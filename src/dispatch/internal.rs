@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use filters::{Caller, RequestHead};
 use http::{HeaderMap, HeaderValue};
 use mcp::json::splice::splice;
-use mcp::{Era, Rejection};
+use mcp::{Era, Reason, Rejection};
 use tokio::sync::mpsc;
 
 use super::authorize::{Authorized, RejectedRequest, share_slots};
@@ -56,7 +56,7 @@ impl Dispatcher {
             None => false,
         };
         let Some(endpoint) = endpoint.filter(|_| shown) else {
-            let rejection = Box::new(Rejection::http(404, "no_endpoint", "no such endpoint"));
+            let rejection = Box::new(Rejection::http(404, Reason::NoEndpoint, "no such endpoint"));
             return Err(RejectedRequest { filter: "dispatch", rejection, id: None });
         };
         let Authorized { mut permit, body, id } =
@@ -252,7 +252,11 @@ async fn collect(mut message_stream: MessageStream) -> Result<Bytes, Box<Rejecti
             Some(StreamItem::Rejected(rejection)) => return Err(rejection),
             Some(StreamItem::Accepted) => return Ok(Bytes::new()),
             None => {
-                return Err(Box::new(Rejection::http(500, "no_answer", "the call ended without an answer")));
+                return Err(Box::new(Rejection::http(
+                    500,
+                    Reason::NoAnswer,
+                    "the call ended without an answer",
+                )));
             }
         }
     }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use filters::rate_limit::Slots;
 use filters::rbac::not_found;
 use filters::{AuthMethod, Permit, TargetKind};
-use mcp::{Era, MessageKind as Shape, Rejection};
+use mcp::{Era, MessageKind as Shape, Reason, Rejection};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -209,9 +209,9 @@ impl Dispatcher {
         let list = |kind: ListKind| {
             self.require_era(endpoint, client_era)?;
             let cursor = rpc.cursor.map(|cursor| cursor.read(body));
-            let page = view
-                .page(kind, cursor.as_deref())
-                .ok_or_else(|| invalid(client_era, "unknown_cursor", "the cursor is not one of this list"))?;
+            let page = view.page(kind, cursor.as_deref()).ok_or_else(|| {
+                invalid(client_era, Reason::UnknownCursor, "the cursor is not one of this list")
+            })?;
             if view.events && authorized.events {
                 let body = message::result_event(id, page);
                 return Ok(Dispatch::Respond(Response { events: true, ..Response::ok(body) }));
@@ -230,9 +230,9 @@ impl Dispatcher {
             Method::ResourcesList => list(ListKind::Resources),
             Method::TemplatesList => list(ListKind::Templates),
             Method::ToolsCall | Method::PromptsGet => {
-                let name = rpc
-                    .name
-                    .ok_or_else(|| invalid(client_era, "name_missing", "params.name must be a string"))?;
+                let name = rpc.name.ok_or_else(|| {
+                    invalid(client_era, Reason::NameMissing, "params.name must be a string")
+                })?;
                 let requested = name.read(body);
                 let tools = method == Method::ToolsCall;
                 let names = |era| if tools { &endpoint.view(era).tools } else { &endpoint.view(era).prompts };
@@ -247,7 +247,7 @@ impl Dispatcher {
             Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe => {
                 let uri = rpc
                     .uri
-                    .ok_or_else(|| invalid(client_era, "uri_missing", "params.uri must be a string"))?;
+                    .ok_or_else(|| invalid(client_era, Reason::UriMissing, "params.uri must be a string"))?;
                 let requested = uri.read(body).into_owned();
                 // A resource that is no longer listed can still be unsubscribed from.
                 let mut followed = authorized
@@ -319,7 +319,7 @@ impl Dispatcher {
                     }
                     _ => Err(invalid(
                         client_era,
-                        "ref_missing",
+                        Reason::RefMissing,
                         "params.ref must name one prompt or one resource",
                     )),
                 }
@@ -338,12 +338,12 @@ impl Dispatcher {
                 self.require_era(endpoint, client_era)?;
                 if !authorized.events {
                     let message = "the answer is a stream, so Accept must list text/event-stream";
-                    return Err(Box::new(Rejection::http(406, "not_acceptable", message)));
+                    return Err(Box::new(Rejection::http(406, Reason::NotAcceptable, message)));
                 }
                 let filter = self.filter(&authorized, endpoint, method).await.ok_or_else(|| {
                     invalid(
                         client_era,
-                        "filter_missing",
+                        Reason::FilterMissing,
                         "params.notifications must be an object, with at most 1024 resourceSubscriptions",
                     )
                 })?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use filters::TargetKind;
 use filters::rbac::not_found;
 use mcp::rejection::code;
-use mcp::{Era, Rejection};
+use mcp::{Era, Reason, Rejection};
 
 use super::{AuthorizedRequest, Dispatcher};
 use crate::catalog::{Endpoint, Target};
@@ -26,9 +26,9 @@ pub(super) fn session_limits(snapshot: &Snapshot) -> SessionLimits {
 /// The rejection of another session.
 pub(super) fn too_many_sessions(full: &TooManySessions) -> Rejection {
     match full {
-        TooManySessions::Total(_) => Rejection::http(503, "too_many_sessions", full.to_string()),
+        TooManySessions::Total(_) => Rejection::http(503, Reason::TooManySessions, full.to_string()),
         TooManySessions::PerCaller { wait, .. } => {
-            Rejection::http(429, "too_many_sessions_of_caller", full.to_string()).retry_after(*wait)
+            Rejection::http(429, Reason::TooManySessionsOfCaller, full.to_string()).retry_after(*wait)
         }
     }
 }
@@ -69,7 +69,9 @@ impl Dispatcher {
     pub(super) fn server_down(&self, server: Option<&Arc<Server>>) -> Box<Rejection> {
         Box::new(match server {
             Some(server) => UpstreamError::Unreachable(String::new()).rejection(&server.name),
-            None => Rejection::http(502, "upstream_unreachable", "no server is reachable; try again later"),
+            None => {
+                Rejection::http(502, Reason::UpstreamUnreachable, "no server is reachable; try again later")
+            }
         })
     }
 
@@ -127,7 +129,7 @@ fn starting(server: &Arc<Server>) -> Box<Rejection> {
 /// Params that a request must not have. Legacy servers answer errors of well-formed requests with HTTP 200.
 pub(super) fn invalid(
     client_era: Era,
-    reason: &'static str,
+    reason: Reason,
     message: impl Into<Cow<'static, str>>,
 ) -> Box<Rejection> {
     let status = if client_era == Era::Modern { 400 } else { 200 };
@@ -139,7 +141,7 @@ pub(super) fn unknown_method(client_era: Era) -> Box<Rejection> {
     Box::new(Rejection::new(
         status,
         code::METHOD_NOT_FOUND,
-        "unknown_method",
+        Reason::UnknownMethod,
         "Method not found: this endpoint does not have it in this protocol revision",
     ))
 }
@@ -159,10 +161,10 @@ pub(super) fn wrong_era(client_era: Era, server: Option<&Arc<Server>>) -> Box<Re
         revisions(client_era)
     );
     let mut rejection = match client_era {
-        Era::Modern => Rejection::http(400, "era_mismatch", message),
+        Era::Modern => Rejection::http(400, Reason::EraMismatch, message),
         Era::Legacy => {
             let supported: Vec<String> = version::MODERN.iter().map(|v| format!("\"{v}\"")).collect();
-            Rejection::new(400, code::UNSUPPORTED_VERSION, "era_mismatch", message)
+            Rejection::new(400, code::UNSUPPORTED_VERSION, Reason::EraMismatch, message)
                 .with_data(format!(r#"{{"supported":[{}],"requested":"initialize"}}"#, supported.join(",")))
         }
     };

@@ -9,7 +9,7 @@ use filters::guard::MemberPath;
 use futures::future::join_all;
 use mcp::json::splice::splice;
 use mcp::rejection::code;
-use mcp::{Era, Rejection, Span};
+use mcp::{Era, Reason, Rejection, Span};
 use tokio::sync::mpsc;
 
 use super::reach::Reach;
@@ -47,7 +47,7 @@ impl Dispatcher {
         self.require_era(endpoint, Era::Legacy)?;
         let client_era = Era::Legacy;
         let asked = rpc.protocol_version.ok_or_else(|| {
-            invalid(client_era, "version_missing", "params.protocolVersion must be a string")
+            invalid(client_era, Reason::VersionMissing, "params.protocolVersion must be a string")
         })?;
         let object = |span: Option<Span>, fallback: &'static [u8]| {
             span.map_or(Bytes::from_static(fallback), |span| Bytes::copy_from_slice(span.of(body)))
@@ -65,7 +65,7 @@ impl Dispatcher {
         if capabilities.len() + info.len() > MAX_CLIENT {
             let message =
                 format!("capabilities and the name in clientInfo are longer than {MAX_CLIENT} bytes");
-            return Err(invalid(client_era, "client_too_long", message));
+            return Err(invalid(client_era, Reason::ClientTooLong, message));
         }
         let session = self
             .sessions
@@ -233,7 +233,7 @@ impl Dispatcher {
             return Err(Box::new(Rejection::new(
                 400,
                 code::INVALID_REQUEST,
-                "unexpected_response",
+                Reason::UnexpectedResponse,
                 "no request of the server waits for this response",
             )));
         };
@@ -271,7 +271,7 @@ impl Dispatcher {
         let level = rpc.level.map(|level| level.read(&authorized.body));
         let Some(level) = level.filter(|level| LEVELS.contains(&&**level)) else {
             let message = format!("params.level must be one of {}", LEVELS.join(", "));
-            return Err(invalid(client_era, "unknown_level", message));
+            return Err(invalid(client_era, Reason::UnknownLevel, message));
         };
         if let Some(session) = authorized.session {
             // Nothing else of the client's message goes to so many servers.

@@ -4,6 +4,7 @@
 //! for an unknown time, and a load balancer would not try another gateway. With TLS they are closed without
 //! a response, which would cost a handshake.
 
+use mcp::Reason;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -109,7 +110,7 @@ impl<A> ConnectionLimit<A> {
     /// never read the reason (RFC 9112 §9.6). So its data is read for a moment, unless too many clients
     /// already linger.
     async fn refuse(&self, mut stream: Stream) {
-        self.permits.dispatcher.metrics.rejected("listener", "max_connections");
+        self.permits.dispatcher.metrics.rejected("listener", Reason::MaxConnections);
         let lingering = Lingering(&self.refused);
         let few = self.refused.fetch_add(1, Ordering::Relaxed) < MAX_LINGERING;
         let (Some(full), true) = (&self.full, few) else { return };

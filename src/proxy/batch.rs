@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, FutureExt};
 use http::HeaderValue;
 use mcp::json::reader::{DEPTH_CEILING, JsonReader};
 use mcp::rejection::code;
-use mcp::{Era, MessageKind, Rejection};
+use mcp::{Era, MessageKind, Reason, Rejection};
 use pingora::proxy::Session;
 use tokio::sync::mpsc;
 
@@ -192,7 +192,7 @@ impl Gateway {
         let opens = permit.rpc.method.is_some_and(|method| method.is(&body, "initialize"));
         if opens || permit.client_era == Era::Modern {
             let message = "this message cannot be part of a batch; send it alone";
-            return Err(rejected(Box::new(invalid("batch_member", message))));
+            return Err(rejected(Box::new(invalid(Reason::BatchMember, message))));
         }
         let held = share_slots(std::mem::take(&mut permit.slots));
         let authorized = AuthorizedRequest {
@@ -222,7 +222,11 @@ async fn listen(
             Some(StreamItem::Accepted) => return Ok(Bytes::new()),
             Some(note) => drop(message.send(note).await),
             None => {
-                return Err(Box::new(Rejection::http(500, "no_answer", "the call ended without an answer")));
+                return Err(Box::new(Rejection::http(
+                    500,
+                    Reason::NoAnswer,
+                    "the call ended without an answer",
+                )));
             }
         }
     }
@@ -265,27 +269,32 @@ fn messages(body: &Bytes) -> Result<Vec<Bytes>, Rejection> {
         reader.end()
     });
     if let Err(fault) = read {
-        return Err(Rejection::new(400, code::PARSE, "not_json", format!("the body is not JSON: {fault}")));
+        return Err(Rejection::new(
+            400,
+            code::PARSE,
+            Reason::NotJson,
+            format!("the body is not JSON: {fault}"),
+        ));
     }
     if count == 0 {
-        return Err(invalid("batch_empty", "a batch must have at least one message"));
+        return Err(invalid(Reason::BatchEmpty, "a batch must have at least one message"));
     }
     if count > MAX_MESSAGES {
-        return Err(invalid("batch_too_long", "a batch may have at most 64 messages"));
+        return Err(invalid(Reason::BatchTooLong, "a batch may have at most 64 messages"));
     }
     let mut ids: Vec<&[u8]> = Vec::new();
     for message in &all {
         let Some(read) = message::read(message).filter(message::ServerMessage::is_request) else { continue };
         let Some(id) = read.id.map(|id| id.of(message)) else { continue };
         if ids.iter().any(|known| message::same_id(known, id)) {
-            return Err(invalid("batch_id_twice", "two requests of the batch have the same id"));
+            return Err(invalid(Reason::BatchIdTwice, "two requests of the batch have the same id"));
         }
         ids.push(id);
     }
     Ok(all)
 }
 
-fn invalid(reason: &'static str, message: &'static str) -> Rejection {
+fn invalid(reason: Reason, message: &'static str) -> Rejection {
     Rejection::new(400, code::INVALID_REQUEST, reason, message)
 }
 
@@ -306,7 +315,7 @@ impl BatchResponse {
             return self.text.put_slice(answer);
         }
         let text = format!("the answers of the batch together are longer than {} bytes", self.max);
-        let rejection = Rejection::http(502, "upstream_too_large", text);
+        let rejection = Rejection::http(502, Reason::UpstreamTooLarge, text);
         let id = message::read(answer).and_then(|message| message.id).map(|id| id.of(answer));
         self.text.put_slice(&message::rejection_response(id, &rejection));
     }
@@ -338,6 +347,9 @@ mod tests {
         let body = Bytes::from_static(b" [ {\"a\": [1,2]} ,3, \"]\" ] ");
         let all = messages(&body).expect("a batch");
         assert_eq!(all, [&b"{\"a\": [1,2]}"[..], b"3", b"\"]\""]);
-        assert_eq!(messages(&Bytes::from_static(b"[] x")).expect_err("more follows").reason, "not_json");
+        assert_eq!(
+            messages(&Bytes::from_static(b"[] x")).expect_err("more follows").reason.as_str(),
+            "not_json"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method};
-use mcp::Rejection;
+use mcp::{Reason, Rejection};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
@@ -26,7 +26,7 @@ pub async fn metadata(session: &mut Session, ctx: &mut RequestContext) -> pingor
     let Some(document) = ctx.snapshot.config.chain.auth.metadata_document(path) else {
         let message =
             "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
-        return refuse(session, ctx, Rejection::http(404, "no_metadata", message)).await;
+        return refuse(session, ctx, Rejection::http(404, Reason::NoMetadata, message)).await;
     };
     let mut head = ResponseHeader::build(200, Some(5))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use mcp::Rejection;
+use mcp::{Reason, Rejection};
 use pingora::proxy::{FailToProxy, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -56,7 +56,10 @@ impl Gateway {
             ErrorSource::Unset | ErrorSource::Internal => {
                 tracing::error!(error = %e, "a call failed inside the gateway");
                 let message = "the gateway failed; its log says why";
-                ctx.refuse("request_head", Box::new(Rejection::http(500, "internal", message).closing()));
+                ctx.refuse(
+                    "request_head",
+                    Box::new(Rejection::http(500, Reason::Internal, message).closing()),
+                );
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use filters::Filter as _;
 use filters::origin::Origin;
 use filters::{Caller, ChainRejection};
 use futures::FutureExt as _;
-use mcp::{Era, Rejection};
+use mcp::{Era, Reason, Rejection};
 use pingora::proxy::Session;
 
 use super::accept_header::AcceptedTypes;
@@ -56,7 +56,7 @@ impl Gateway {
         if http1::stream_slot() == StreamSlot::OverLimit {
             let message = "the gateway has as many connections and requests as it takes";
             let rejection =
-                Rejection::http(503, "max_connections", message).retry_after(Duration::from_secs(1));
+                Rejection::http(503, Reason::MaxConnections, message).retry_after(Duration::from_secs(1));
             return self.refuse_with(session, ctx, "listener", rejection).await;
         }
         let path = session.req_header().uri.path();
@@ -136,7 +136,7 @@ impl Gateway {
                         session,
                         ctx,
                         "request_head",
-                        Rejection::http(404, "no_endpoint", message),
+                        Rejection::http(404, Reason::NoEndpoint, message),
                     )
                     .await
                 }
@@ -153,7 +153,8 @@ impl Gateway {
                 Box::pin(self.handle_get_or_delete(session, ctx, endpoint, get)).await
             }
             _ => {
-                let rejection = Rejection::http(405, "verb", "this endpoint takes POST, GET and DELETE");
+                let rejection =
+                    Rejection::http(405, Reason::Verb, "this endpoint takes POST, GET and DELETE");
                 self.refuse_with(session, ctx, "request_head", rejection).await
             }
         }
@@ -313,7 +314,7 @@ impl Gateway {
         match notifications::session_stream(runtime, client, pass, caller, list_changes, timeout, drain) {
             Ok(message_stream) => Ok(Some(Next::Stream(Era::Legacy, message_stream))),
             Err(many) => {
-                let rejection = Rejection::http(429, "too_many_streams", many.to_string());
+                let rejection = Rejection::http(429, Reason::TooManyStreams, many.to_string());
                 self.refuse_with(session, ctx, "session", rejection).await
             }
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT};
-use mcp::Rejection;
+use mcp::{Reason, Rejection};
 use pingora::ErrorType;
 use pingora::proxy::Session;
 
@@ -83,7 +83,7 @@ pub async fn read(
             // The remaining bytes on the connection could be taken for another request.
             _ => {
                 let message = "the body ends early, or its chunks are not as RFC 9112 has them";
-                Ok(Err(Rejection::http(400, "body_broken", message).closing()))
+                Ok(Err(Rejection::http(400, Reason::BodyBroken, message).closing()))
             }
         },
         Err(_) => Ok(Err(too_slow(timeout))),
@@ -91,7 +91,7 @@ pub async fn read(
 }
 
 fn too_slow(timeout: Duration) -> Rejection {
-    Rejection::http(408, "body_timeout", format!("the body did not arrive within {timeout:?}")).closing()
+    Rejection::http(408, Reason::BodyTimeout, format!("the body did not arrive within {timeout:?}")).closing()
 }
 
 async fn collect(
@@ -149,7 +149,7 @@ pub async fn none(session: &mut Session, timeout: Duration) -> pingora::Result<R
             Ok(Ok(Some(piece))) if piece.is_empty() => {}
             Ok(Ok(Some(_))) => {
                 let message = "GET and DELETE have no body here";
-                return Ok(Err(Rejection::http(400, "body_unwanted", message).closing()));
+                return Ok(Err(Rejection::http(400, Reason::BodyUnwanted, message).closing()));
             }
             Ok(Err(error)) => return Err(error.into_down()),
             Err(_) => return Ok(Err(too_slow(timeout))),
@@ -166,10 +166,10 @@ pub fn can_replay(session: &Session) -> bool {
 fn too_many() -> Rejection {
     let message =
         "the bodies of other requests fill the memory that is set aside for them (limits.max_buffered)";
-    Rejection::http(503, "max_buffered", message).retry_after(Duration::from_secs(1)).closing()
+    Rejection::http(503, Reason::MaxBuffered, message).retry_after(Duration::from_secs(1)).closing()
 }
 
 fn too_large(limit: usize) -> Rejection {
-    Rejection::http(413, "body_too_large", format!("the body is larger than the limit of {limit} bytes"))
+    Rejection::http(413, Reason::BodyTooLarge, format!("the body is larger than the limit of {limit} bytes"))
         .closing()
 }

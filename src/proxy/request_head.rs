@@ -9,7 +9,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Version};
 use mcp::header_name;
 use mcp::rejection::code;
-use mcp::{Era, MessageKind, Rejection};
+use mcp::{Era, MessageKind, Reason, Rejection};
 use pingora::proxy::Session;
 
 use crate::catalog::{self, Endpoint};
@@ -51,22 +51,22 @@ pub fn validate_framing(session: &Session, max_header: usize) -> Result<(), Reje
     let request = session.req_header();
     if request.raw_path().len() > max_header {
         let message = format!("the request target is longer than the limit of {max_header} bytes");
-        return Err(Rejection::http(414, "target_too_long", message).closing());
+        return Err(Rejection::http(414, Reason::TargetTooLong, message).closing());
     }
     // It was verified in the handshake, and connections may last long.
     if tls::is_expired(session.digest()) {
         request_ended(RequestEnd::CloseConnection);
         let message = "the client certificate of this connection has ended, or is not vouched for any more; come again with one that is good";
-        return Err(Rejection::http(403, "certificate_ended", message).closing());
+        return Err(Rejection::http(403, Reason::CertificateEnded, message).closing());
     }
     let bad = |reason, message: &'static str| Err(Rejection::http(400, reason, message).closing());
     let mut encodings = request.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return Ok(()) };
     if request.version == Version::HTTP_10 || request.version == Version::HTTP_2 {
-        return bad("transfer_encoding", "Transfer-Encoding belongs to HTTP/1.1");
+        return bad(Reason::TransferEncoding, "Transfer-Encoding belongs to HTTP/1.1");
     }
     if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return bad("transfer_encoding", "the only Transfer-Encoding taken is one `chunked`");
+        return bad(Reason::TransferEncoding, "the only Transfer-Encoding taken is one `chunked`");
     }
     // Pingora drops Content-Length beside Transfer-Encoding before this code runs, so the raw head is read.
     let doubled = request.headers.contains_key(CONTENT_LENGTH)
@@ -78,7 +78,10 @@ pub fn validate_framing(session: &Session, max_header: usize) -> Result<(), Reje
             })
         });
     if doubled {
-        return bad("length_and_encoding", "Content-Length and Transfer-Encoding must not stand together");
+        return bad(
+            Reason::LengthAndEncoding,
+            "Content-Length and Transfer-Encoding must not stand together",
+        );
     }
     Ok(())
 }
@@ -110,7 +113,7 @@ pub fn session_of_get(
     if let Ok(Some(version)) = head.single(&header_name::PROTOCOL_VERSION)
         && version::MODERN.contains(&version)
     {
-        return Err(Rejection::http(405, "verb", "this protocol revision has only POST"));
+        return Err(Rejection::http(405, Reason::Verb, "this protocol revision has only POST"));
     }
     find(dispatcher, session, endpoint, caller)
 }
@@ -126,13 +129,13 @@ pub fn find(
     let invalid = |reason, message: &'static str| Rejection::new(400, code::INVALID_REQUEST, reason, message);
     match head.single(&header_name::SESSION) {
         Ok(Some(id)) => dispatcher.sessions.get(id, &endpoint.path, caller).ok_or_else(|| {
-            Rejection::http(404, "no_session", "no such session here; open one with `initialize`")
+            Rejection::http(404, Reason::NoSession, "no such session here; open one with `initialize`")
         }),
         Ok(None) => Err(invalid(
-            "session_missing",
+            Reason::SessionMissing,
             "the header Mcp-Session-Id is missing; `initialize` opens a session",
         )),
-        Err(_) => Err(invalid("header_doubled", "the header Mcp-Session-Id must stand once")),
+        Err(_) => Err(invalid(Reason::HeaderDoubled, "the header Mcp-Session-Id must stand once")),
     }
 }
 

@@ -243,7 +243,7 @@ fn rest_error(rejection: &Rejection, request_id: u64) -> Bytes {
     let wait = rejection.retry_after.map(|wait| format!(r#""retry_after_ms":{},"#, wait.as_millis()));
     Bytes::from(format!(
         r#"{{"error":{{"code":{},"message":{},{}"request_id":"{request_id:016x}"}}}}"#,
-        quote(rejection.reason),
+        quote(rejection.reason.as_str()),
         quote(&rejection.message),
         wait.unwrap_or_default()
     ))

@@ -16,7 +16,7 @@ use mcp::header_name;
 use mcp::header_value::{decode, encode};
 use mcp::json::quote::quote;
 use mcp::rejection::code;
-use mcp::{Era, Rejection};
+use mcp::{Era, Reason, Rejection};
 use pingora::OrErr;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
@@ -220,7 +220,7 @@ pub fn resumption(
     let Some(last) = session.req_header().headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let unknown = || {
         let message = "Last-Event-ID names no event of this session; without it, GET opens another stream";
-        Rejection::new(400, code::INVALID_REQUEST, "unknown_event", message)
+        Rejection::new(400, code::INVALID_REQUEST, Reason::UnknownEvent, message)
     };
     if session.req_header().headers.get_all(LAST_EVENT_ID).iter().count() > 1 {
         return Err(unknown());

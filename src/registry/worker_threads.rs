@@ -5,6 +5,7 @@
 //! sum is bounded ([`Fuel`]). A check that uses little of it does not wait; of those that use more, some run
 //! at a time, and one per caller.
 
+use mcp::Reason;
 use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
@@ -17,7 +18,6 @@ use crate::telemetry::Metrics;
 
 /// Steps that a check may use before it waits for others: some milliseconds.
 const LIGHT: u32 = LIST / 200;
-const COSTLY: &str = "rule_too_costly";
 /// Callers that hash to the same lane wait for one another.
 const LANES: usize = 64;
 
@@ -84,8 +84,8 @@ impl WorkerThreads {
             let done = work(&of);
             drop(lane);
             if of.fuel.left() == 0 {
-                metrics.rejected(filters::rbac::NAME, COSTLY);
-                tracing::warn!(user = %of.caller.user, reason = COSTLY, "rules take too many steps over the names of a list for this caller: those that were left are hidden");
+                metrics.rejected(filters::rbac::NAME, Reason::RuleTooCostly);
+                tracing::warn!(user = %of.caller.user, reason = Reason::RuleTooCostly.as_str(), "rules take too many steps over the names of a list for this caller: those that were left are hidden");
             }
             done
         });

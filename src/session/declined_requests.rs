@@ -2,7 +2,7 @@
 //! would wait, and the call that it works on with it.
 
 use mcp::rejection::code;
-use mcp::{Rejection, Span};
+use mcp::{Reason, Rejection, Span};
 use tokio::sync::Semaphore;
 
 use super::Session;
@@ -20,7 +20,7 @@ impl Session {
             return;
         };
         let text = "Method not found: the client cannot be asked this in its protocol revision";
-        let rejection = Rejection::new(200, code::METHOD_NOT_FOUND, "unknown_method", text);
+        let rejection = Rejection::new(200, code::METHOD_NOT_FOUND, Reason::UnknownMethod, text);
         let body = message::rejection_response(Some(id.of(message)), &rejection);
         self.runtime.spawn(async move {
             let _permit = permit;

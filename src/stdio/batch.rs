@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mcp::MessageKind;
-use mcp::Rejection;
 use mcp::json::reader::DEPTH_CEILING;
 use mcp::rejection::code;
+use mcp::{Reason, Rejection};
 
 use super::StdioFrontend;
 use super::events::{EventKind, Events, classify, is_stream};
@@ -19,7 +19,7 @@ impl StdioFrontend {
     pub(super) async fn batch(self: Arc<Self>, line: Bytes) {
         let Some(messages) = message::batch(&line) else {
             let message = "the line is neither a JSON-RPC message nor a batch of them";
-            return self.log_invalid(Rejection::new(400, code::PARSE, "not_json", message)).await;
+            return self.log_invalid(Rejection::new(400, code::PARSE, Reason::NotJson, message)).await;
         };
         let asked: Vec<Bytes> = messages.iter().filter_map(asked).collect();
         match self.batched(line).await {
@@ -51,8 +51,13 @@ impl StdioFrontend {
             if status.is_success() && is_stream(&response) {
                 return self.batch_events(response).await.map(Some);
             }
-            let broke =
-                |why: String| Rejection::http(503, "broken", format!("the gateway did not answer: {why}"));
+            let broke = |why: String| {
+                Rejection::http(
+                    503,
+                    Reason::UpstreamUnreachable,
+                    format!("the gateway did not answer: {why}"),
+                )
+            };
             let body = self.whole(response).await.map_err(broke)?;
             let lost = session
                 .filter(|session| GatewaySession::has_id(session) && is_session_expired(status, &body));
@@ -81,7 +86,11 @@ impl StdioFrontend {
                 Err(why) => break why,
             }
         };
-        Err(Rejection::http(503, "broken", format!("the gateway did not answer to the end ({why})")))
+        Err(Rejection::http(
+            503,
+            Reason::UpstreamUnreachable,
+            format!("the gateway did not answer to the end ({why})"),
+        ))
     }
 }
 
@@ -97,5 +106,5 @@ fn asked(message: &Bytes) -> Option<Bytes> {
 fn refused(body: &[u8]) -> Option<Rejection> {
     let error = message::read(body)?.error?.of(body);
     let message = message::string(message::member(error, "message")?.of(error))?;
-    Some(Rejection::new(400, code_of(error)?, "batch", message))
+    Some(Rejection::new(400, code_of(error)?, Reason::BatchMember, message))
 }

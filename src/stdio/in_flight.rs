@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use mcp::Rejection;
 use mcp::json::quote::quote;
+use mcp::{Reason, Rejection};
 use tokio_util::sync::CancellationToken;
 
 use super::client_request::StdioRequest;
@@ -40,7 +40,7 @@ impl StdioCall {
             return Some(message::notification("notifications/cancelled", &params));
         }
         let rejection =
-            Rejection::http(503, "stopping", "toolgate stdio is stopping; the call was cancelled");
+            Rejection::http(503, Reason::Stopping, "toolgate stdio is stopping; the call was cancelled");
         Some(message::rejection_response(Some(&self.request.id), &rejection))
     }
 }

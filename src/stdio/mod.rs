@@ -28,7 +28,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use mcp::json::reader::DEPTH_CEILING;
 use mcp::rejection::code;
-use mcp::{MessageKind, Rejection};
+use mcp::{MessageKind, Reason, Rejection};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -104,7 +104,13 @@ impl StdioFrontend {
                 InputLine::Whole(line) => self.on_line(line).await,
                 InputLine::TooLong => {
                     let message = format!("a line is longer than {MAX_LINE} bytes, which no gateway takes");
-                    self.log_invalid(Rejection::new(413, code::INVALID_REQUEST, "too_long", message)).await;
+                    self.log_invalid(Rejection::new(
+                        413,
+                        code::INVALID_REQUEST,
+                        Reason::BodyTooLarge,
+                        message,
+                    ))
+                    .await;
                 }
             }
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use mcp::Rejection;
 use mcp::rejection::code;
+use mcp::{Reason, Rejection};
 
 use super::StdioFrontend;
 use super::events::{EventKind, Events, classify, is_stream};
@@ -167,7 +167,7 @@ pub fn error_of(status: StatusCode, body: &[u8]) -> Rejection {
     let detail = if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) };
     Rejection::http(
         502,
-        "nonsense",
+        Reason::UpstreamNonsense,
         format!("the gateway answered HTTP {} and no message{detail}", status.as_u16()),
     )
 }
@@ -175,7 +175,7 @@ pub fn error_of(status: StatusCode, body: &[u8]) -> Rejection {
 fn broken(why: &str) -> Rejection {
     Rejection::http(
         503,
-        "broken",
+        Reason::UpstreamUnreachable,
         format!(
             "the gateway did not answer to the end ({why}); whether the call was carried out is not known"
         ),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use mcp::Rejection;
+use mcp::{Reason, Rejection};
 use tokio_util::sync::CancellationToken;
 
 use super::client_request::StdioRequest;
@@ -135,7 +135,7 @@ impl StdioFrontend {
                 }
                 ReadOutcome::Failed(rejection) => return Err(rejection),
                 ReadOutcome::Nothing => {
-                    return Err(Rejection::http(503, "cancelled", "the call was cancelled"));
+                    return Err(Rejection::http(503, Reason::Cancelled, "the call was cancelled"));
                 }
             }
         };
@@ -164,7 +164,7 @@ impl StdioFrontend {
             match &state.now {
                 Some(now) if Arc::ptr_eq(now, lost) => {}
                 Some(_) => return Ok(()),
-                None => return Err(Rejection::http(503, "stopping", "the session is over")),
+                None => return Err(Rejection::http(503, Reason::Stopping, "the session is over")),
             }
             let followed: Vec<Bytes> = state.followed.values().cloned().collect();
             (state.params.clone(), state.initialized, state.level.clone(), followed)
@@ -175,7 +175,7 @@ impl StdioFrontend {
             let error = message::read(&answer).and_then(|read| read.error).map(|span| span.of(&answer));
             let why = String::from_utf8_lossy(error.unwrap_or_default()).into_owned();
             let message = format!("the gateway has lost the session and opens no other: {why}");
-            return Err(Rejection::http(503, "no_session", message));
+            return Err(Rejection::http(503, Reason::NoSession, message));
         };
         if initialized {
             let ready = message::notification("notifications/initialized", b"");
@@ -196,7 +196,7 @@ impl StdioFrontend {
         {
             let mut state = self.session.state();
             if !state.now.as_ref().is_some_and(|now| Arc::ptr_eq(now, lost)) {
-                return Err(Rejection::http(503, "stopping", "the session is over"));
+                return Err(Rejection::http(503, Reason::Stopping, "the session is over"));
             }
             state.now = Some(session.clone());
         }

@@ -13,7 +13,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper_util::rt::TokioIo;
-use mcp::Rejection;
+use mcp::{Reason, Rejection};
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::in_process::InProcessGateway;
@@ -57,11 +57,7 @@ pub enum TransportError {
 
 impl TransportError {
     pub fn rejection(&self) -> Rejection {
-        let reason = match self {
-            Self::Unreachable(_) => "unreachable",
-            Self::Interrupted(_) => "broken",
-        };
-        Rejection::http(503, reason, self.to_string())
+        Rejection::http(503, Reason::UpstreamUnreachable, self.to_string())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use filters::rate_limit::Slots;
-use mcp::{Era, Rejection};
+use mcp::{Era, Reason, Rejection};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ pub fn start(runtime: &Handle, call: LocalCall, stop: CancellationToken) -> Mess
         let last = tokio::select! {
             last = run(call, &message) => last,
             () = stop.cancelled() => {
-                StreamItem::Rejected(Box::new(Rejection::http(499, "cancelled", "the request was cancelled by its sender")))
+                StreamItem::Rejected(Box::new(Rejection::http(499, Reason::Cancelled, "the request was cancelled by its sender")))
             }
         };
         let _ = message.send(last).await;

@@ -2,6 +2,7 @@
 //! the thread of the request, into that thread's own buffer, from borrowed data: no allocation, and no
 //! contended lock.
 
+use mcp::Reason;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -28,7 +29,7 @@ pub struct AccessEntry<'a> {
     pub tool: Option<&'a str>,
     pub status: u16,
     pub outcome: Outcome,
-    pub reason: Option<&'static str>,
+    pub reason: Option<Reason>,
     /// The duration of the whole request.
     pub duration: Duration,
     /// The part of it that the server took.
@@ -87,9 +88,12 @@ fn json(ThreadBuffer { text: out, timestamp, .. }: &mut ThreadBuffer, line: &Acc
     if let Some(client) = line.client {
         let _ = write!(out, r#","client":"{client}""#);
     }
-    for (name, value) in
-        [("server", line.server), ("tool", line.tool), ("reason", line.reason), ("trace_id", line.trace)]
-    {
+    for (name, value) in [
+        ("server", line.server),
+        ("tool", line.tool),
+        ("reason", line.reason.map(Reason::as_str)),
+        ("trace_id", line.trace),
+    ] {
         if let Some(value) = value {
             out.extend([r#",""#, name, r#"":"#]);
             quote_to(out, value);
@@ -106,7 +110,7 @@ fn text(ThreadBuffer { text: out, timestamp, .. }: &mut ThreadBuffer, line: &Acc
     timestamp.write(out, line.at);
     let _ = write!(out, " {} {}", line.status, line.outcome.as_str());
     if let Some(reason) = line.reason {
-        out.extend([" (", reason, ")"]);
+        out.extend([" (", reason.as_str(), ")"]);
     }
     let name = line.tool.or(line.server).unwrap_or_default();
     // The path comes from the client, and names of tools come from a server.
@@ -176,9 +180,8 @@ mod tests {
     #[test]
     fn a_line_for_people_is_short() {
         let mut buffer = ThreadBuffer::default();
-        text(&mut buffer, &AccessEntry { reason: Some("why"), ..line() });
-        let expected =
-            "2026-09-21T14:13:20.042Z 200 ok (why) POST /mcp tools/call s 12.034 ms 0000000000000abc\n";
+        text(&mut buffer, &AccessEntry { reason: Some(Reason::NoSession), ..line() });
+        let expected = "2026-09-21T14:13:20.042Z 200 ok (no_session) POST /mcp tools/call s 12.034 ms 0000000000000abc\n";
         assert_eq!(buffer.text, expected);
     }
 }

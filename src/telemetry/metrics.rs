@@ -1,5 +1,6 @@
 //! The Prometheus metrics. Counters of a call are looked up when the catalog is built, not at the call.
 
+use mcp::Reason;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -234,12 +235,12 @@ impl Metrics {
         });
     }
 
-    pub fn rejected(&self, filter: &'static str, reason: &'static str) {
+    pub fn rejected(&self, filter: &'static str, reason: Reason) {
         thread_local! {
-            static KNOWN: RefCell<HashMap<(&'static str, &'static str), IntCounter>> = RefCell::default();
+            static KNOWN: RefCell<HashMap<(&'static str, Reason), IntCounter>> = RefCell::default();
         }
         KNOWN.with_borrow_mut(|known| {
-            let make = || self.rejections.with_label_values(&[filter, reason]);
+            let make = || self.rejections.with_label_values(&[filter, reason.as_str()]);
             known.entry((filter, reason)).or_insert_with(make).inc();
         });
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mcp::json::quote::quote;
-use mcp::{Era, Rejection};
+use mcp::{Era, Reason, Rejection};
 
 use super::tls_hint;
 use crate::telemetry::is_control;
@@ -110,29 +110,29 @@ impl UpstreamError {
     /// The rejection for a client; `server` is the name in the config.
     pub fn rejection(&self, server: &str) -> Rejection {
         let (status, reason) = match self {
-            Self::Unreachable(_) => (502, "upstream_unreachable"),
-            Self::Starting => (503, "upstream_starting"),
-            Self::TimedOut(_) => (504, "upstream_timeout"),
+            Self::Unreachable(_) => (502, Reason::UpstreamUnreachable),
+            Self::Starting => (503, Reason::UpstreamStarting),
+            Self::TimedOut(_) => (504, Reason::UpstreamTimeout),
             Self::ConnectionReset(_)
             | Self::InvalidResponse(_)
             | Self::ClientCaused(_)
             | Self::UnexpectedServer
-            | Self::Nameless => (502, "upstream_nonsense"),
-            Self::TooLarge(_) => (502, "upstream_too_large"),
-            Self::Credentials(_) | Self::Denied(..) => (502, "upstream_credentials"),
-            Self::RetryLater(status, _) => (*status, "upstream_unavailable"),
-            Self::Redirected(..) => (502, "upstream_redirects"),
-            Self::SessionExpired => (502, "upstream_session"),
-            Self::SessionClosed => (404, "no_session"),
-            Self::Stopping => (503, "stopping"),
-            Self::Unresumable => (400, "unknown_event"),
-            Self::WrongEra(..) => (502, "era_mismatch"),
-            Self::Busy(_) => (503, "upstream_busy"),
-            Self::Exhausted(_) => (503, "descriptors"),
-            Self::Blocked(_) => (403, "result_blocked"),
-            Self::Exchange(_) => (502, "token_exchange"),
-            Self::TokenRequired => (403, "token_needed"),
-            Self::CircuitOpen(_) => (503, "upstream_circuit_open"),
+            | Self::Nameless => (502, Reason::UpstreamNonsense),
+            Self::TooLarge(_) => (502, Reason::UpstreamTooLarge),
+            Self::Credentials(_) | Self::Denied(..) => (502, Reason::UpstreamCredentials),
+            Self::RetryLater(status, _) => (*status, Reason::UpstreamUnavailable),
+            Self::Redirected(..) => (502, Reason::UpstreamRedirects),
+            Self::SessionExpired => (502, Reason::UpstreamSession),
+            Self::SessionClosed => (404, Reason::NoSession),
+            Self::Stopping => (503, Reason::Stopping),
+            Self::Unresumable => (400, Reason::UnknownEvent),
+            Self::WrongEra(..) => (502, Reason::EraMismatch),
+            Self::Busy(_) => (503, Reason::UpstreamBusy),
+            Self::Exhausted(_) => (503, Reason::Descriptors),
+            Self::Blocked(_) => (403, Reason::ResultBlocked),
+            Self::Exchange(_) => (502, Reason::TokenExchange),
+            Self::TokenRequired => (403, Reason::TokenNeeded),
+            Self::CircuitOpen(_) => (503, Reason::UpstreamCircuitOpen),
         };
         // The texts of the server's socket or library stay in the log; the client gets what it can act on.
         let text = match self {

@@ -8,6 +8,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mcp::Reason;
 use serde_json::{Map, Value};
 
 use super::Issuer;
@@ -39,18 +40,18 @@ pub(super) enum TokenError {
 
 impl TokenError {
     /// The value for metrics.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> Reason {
         match self {
-            TokenError::Malformed(_) => "token_malformed",
-            TokenError::Algorithm => "algorithm_not_allowed",
-            TokenError::Issuer => "wrong_issuer",
-            TokenError::UnknownKey => "unknown_key",
-            TokenError::Signature => "bad_signature",
-            TokenError::Expired => "token_expired",
-            TokenError::NotYetValid => "token_not_yet_valid",
-            TokenError::Audience => "wrong_audience",
-            TokenError::Missing(_) => "missing_claim",
-            TokenError::KeysUnavailable => "keys_unavailable",
+            TokenError::Malformed(_) => Reason::TokenMalformed,
+            TokenError::Algorithm => Reason::AlgorithmNotAllowed,
+            TokenError::Issuer => Reason::WrongIssuer,
+            TokenError::UnknownKey => Reason::UnknownKey,
+            TokenError::Signature => Reason::BadSignature,
+            TokenError::Expired => Reason::TokenExpired,
+            TokenError::NotYetValid => Reason::TokenNotYetValid,
+            TokenError::Audience => Reason::WrongAudience,
+            TokenError::Missing(_) => Reason::MissingClaim,
+            TokenError::KeysUnavailable => Reason::KeysUnavailable,
         }
     }
 

@@ -36,7 +36,7 @@ use crate::request::{AuthMethod, Caller, Identity, RequestHead};
 use client_cert::ClientCertMappings;
 use credentials::{Credentials, CredentialsError};
 use jwt::TokenError;
-use mcp::rejection::Rejection;
+use mcp::{Reason, Rejection};
 use token_cache::{CachedToken, TokenCache};
 
 /// Label in metrics and logs.
@@ -179,14 +179,14 @@ impl Auth {
                         true => "this gateway needs a bearer token or an API key",
                         false => "this gateway needs a bearer token, an API key or a client certificate",
                     };
-                    return Err(self.unauthorized(head.path, "no_credentials", message, None));
+                    return Err(self.unauthorized(head.path, Reason::NoCredentials, message, None));
                 }
             },
             Ok(Credentials::Bearer(token)) => self.bearer(head.path, token).await?,
             Ok(Credentials::Key(key)) => self.key(head.path, key)?,
             Err(CredentialsError::Scheme) => {
                 let message = "only the scheme Bearer is supported";
-                return Err(self.unauthorized(head.path, "bad_credentials", message, None));
+                return Err(self.unauthorized(head.path, Reason::BadCredentials, message, None));
             }
             Err(CredentialsError::Request(message)) => {
                 return Err(self.bad_request(head.path, message));
@@ -215,7 +215,7 @@ impl Auth {
             }
         }
         let challenge = self.challenge(path, Some(ChallengeError::InsufficientScope(message)), &scopes);
-        Rejection::http(403, "insufficient_scope", message).with_challenge(challenge)
+        Rejection::http(403, Reason::InsufficientScope, message).with_challenge(challenge)
     }
 
     /// The metadata of this resource (RFC 9728 §3.2) for a request path such as
@@ -283,7 +283,12 @@ impl Auth {
     fn key(&self, path: &str, key: &str) -> Result<Caller, Box<Rejection>> {
         self.api_keys.find(key).ok_or_else(|| {
             let message = "the API key is not known";
-            self.unauthorized(path, "unknown_api_key", message, Some(ChallengeError::InvalidToken(message)))
+            self.unauthorized(
+                path,
+                Reason::UnknownApiKey,
+                message,
+                Some(ChallengeError::InvalidToken(message)),
+            )
         })
     }
 
@@ -298,13 +303,13 @@ impl Auth {
     /// 400 and not 401 (RFC 6750 §3.1): another token would not help.
     fn bad_request(&self, path: &str, message: &'static str) -> Box<Rejection> {
         let challenge = self.challenge(path, Some(ChallengeError::InvalidRequest(message)), &[]);
-        Box::new(Rejection::http(400, "bad_credentials", message).with_challenge(challenge))
+        Box::new(Rejection::http(400, Reason::BadCredentials, message).with_challenge(challenge))
     }
 
     fn unauthorized(
         &self,
         path: &str,
-        reason: &'static str,
+        reason: Reason,
         message: &'static str,
         error: Option<ChallengeError>,
     ) -> Box<Rejection> {

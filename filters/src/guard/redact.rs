@@ -7,6 +7,7 @@
 //! Deliberate limits: it does not search encoded text (base64), or secrets split over two strings. In a whole
 //! message it skips the routing members (ids, methods, cursors).
 
+use mcp::Reason;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -214,7 +215,7 @@ pub fn rejection(findings: &Findings, client_era: Era) -> Rejection {
     let message = format!(
         "The message holds what may not be sent to this server: {findings}. Call again without it, or with a reference to it."
     );
-    Rejection::new(status, code::INVALID_PARAMS, "secret_in_arguments", message)
+    Rejection::new(status, code::INVALID_PARAMS, Reason::SecretInArguments, message)
 }
 
 /// A finding as a place in the JSON text.

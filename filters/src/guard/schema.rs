@@ -15,6 +15,7 @@
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use mcp::Reason;
 use serde_json::Value;
 
 use super::metered_json::{BudgetExceeded, CheckBudget, Metered, MeteredValue, with_budget};
@@ -145,7 +146,7 @@ pub fn rejection(tool: &str, violations: &[Violation], client_era: Era) -> Rejec
         .collect();
     let message =
         format!("Arguments of `{}` do not fit its inputSchema: {}", cut(tool, MAX_MESSAGE), words.join("; "));
-    Rejection::new(status, code::INVALID_PARAMS, "invalid_arguments", message)
+    Rejection::new(status, code::INVALID_PARAMS, Reason::InvalidArguments, message)
         .with_data(format!(r#"{{"violations":[{}]}}"#, parts.join(",")))
 }
 

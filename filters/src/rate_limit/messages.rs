@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::algorithms::Budget;
 use super::rule::RateRule;
-use mcp::rejection::Rejection;
+use mcp::{Reason, Rejection};
 
 pub(super) fn limit_reached(rule: &RateRule, wait: Duration) -> Box<Rejection> {
     let wait = whole_millis(wait);
@@ -19,7 +19,7 @@ pub(super) fn limit_reached(rule: &RateRule, wait: Duration) -> Box<Rejection> {
                 short_duration(per),
                 long_duration(wait)
             );
-            ("rate_limited", message)
+            (Reason::RateLimited, message)
         }
         Budget::Quota { count, per } => {
             let message = format!(
@@ -29,7 +29,7 @@ pub(super) fn limit_reached(rule: &RateRule, wait: Duration) -> Box<Rejection> {
                 short_duration(per),
                 long_duration(wait)
             );
-            ("quota_exceeded", message)
+            (Reason::QuotaExceeded, message)
         }
         Budget::Concurrent(max) => {
             let message = format!(
@@ -37,7 +37,7 @@ pub(super) fn limit_reached(rule: &RateRule, wait: Duration) -> Box<Rejection> {
                  to end, then try this call again.",
                 calls(max.into())
             );
-            ("too_many_at_once", message)
+            (Reason::TooManyAtOnce, message)
         }
     };
     let limit = serde_json::Value::from(name.as_str());
@@ -51,7 +51,7 @@ pub(super) fn unavailable() -> Box<Rejection> {
     let message = "The limits of this gateway cannot be judged at the moment. Wait 1 second, then try this \
                    call again.";
     let data = format!(r#"{{"retry_after_ms":{}}}"#, wait.as_millis());
-    Box::new(Rejection::http(503, "limits_unavailable", message).with_data(data).retry_after(wait))
+    Box::new(Rejection::http(503, Reason::LimitsUnavailable, message).with_data(data).retry_after(wait))
 }
 
 /// Rounded up: a caller who waits exactly that long passes.

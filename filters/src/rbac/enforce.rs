@@ -1,5 +1,6 @@
 //! Applies a decision to a call: a hidden target gets the same response as one that does not exist.
 
+use mcp::Reason;
 use std::borrow::Cow;
 
 use super::{AccessQuery, Decision, DecisionReason, Rbac};
@@ -43,8 +44,8 @@ impl Rbac {
             Decision::Denied(reason, message) => Rejection::http(
                 403,
                 match reason {
-                    DecisionReason::Failed(_, why) if why == BUDGET_EXCEEDED => "rule_too_costly",
-                    _ => "rule_denied",
+                    DecisionReason::Failed(_, why) if why == BUDGET_EXCEEDED => Reason::RuleTooCostly,
+                    _ => Reason::RuleDenied,
                 },
                 message.map_or(Cow::Borrowed("not allowed by the gateway's policy"), Cow::Owned),
             ),
@@ -70,14 +71,14 @@ fn name_as_sent<'a>(call: &'a Call<'_>, kind: TargetKind) -> Cow<'a, str> {
 }
 
 fn method_denied() -> Rejection {
-    Rejection::http(403, "method_denied", "this method is not allowed by the gateway's policy")
+    Rejection::http(403, Reason::MethodDenied, "this method is not allowed by the gateway's policy")
 }
 
 /// The rejection of an ambiguous URI. It is the same whether or not the resource exists.
 fn ambiguous(client_era: Era, error: AmbiguousUri) -> Rejection {
     let status = if client_era == Era::Modern { 400 } else { 200 };
     let message = format!("the resource's URI can be read as that of another: {error}; write it without");
-    Rejection::new(status, code::INVALID_PARAMS, "ambiguous_uri", message)
+    Rejection::new(status, code::INVALID_PARAMS, Reason::AmbiguousUri, message)
 }
 
 /// Names are echoed this far, in characters.
@@ -91,11 +92,13 @@ pub fn not_found(client_era: Era, kind: TargetKind, name: &str) -> Rejection {
     let shown: String = name.chars().take(MAX_SHOWN).collect();
     let rejection = |reason, message| Rejection::new(status, code::INVALID_PARAMS, reason, message);
     match kind {
-        TargetKind::Prompt => rejection("unknown_prompt", format!("Unknown prompt: {shown}")),
+        TargetKind::Prompt => rejection(Reason::UnknownPrompt, format!("Unknown prompt: {shown}")),
         TargetKind::Resource => {
-            Rejection::new(status, missing, "unknown_resource", format!("Resource not found: {shown}"))
+            Rejection::new(status, missing, Reason::UnknownResource, format!("Resource not found: {shown}"))
                 .with_data(format!(r#"{{"uri":{}}}"#, quote(&shown)))
         }
-        TargetKind::Tool | TargetKind::Server => rejection("unknown_tool", format!("Unknown tool: {shown}")),
+        TargetKind::Tool | TargetKind::Server => {
+            rejection(Reason::UnknownTool, format!("Unknown tool: {shown}"))
+        }
     }
 }

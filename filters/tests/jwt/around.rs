@@ -49,12 +49,12 @@ async fn an_api_key_is_known_by_its_hash_in_either_header() {
     for key in ["tg_key-of-cj", "tg_key-of-c", "TG_KEY-OF-CI", "ci", "tg_key-of-ci="] {
         for headers in [[("x-api-key", key)], [("authorization", &format!("Bearer {key}"))]] {
             let rejection = ask_with(&auth, &headers).await.expect_err(key);
-            assert_eq!((rejection.status, rejection.reason), (401, "unknown_api_key"), "{key}");
+            assert_eq!((rejection.status, rejection.reason.as_str()), (401, "unknown_api_key"), "{key}");
         }
     }
     // A token is no API key.
     let rejection = ask_with(&auth, &[("x-api-key", &valid(json!({})))]).await.expect_err("a token");
-    assert_eq!(rejection.reason, "unknown_api_key");
+    assert_eq!(rejection.reason.as_str(), "unknown_api_key");
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn credentials_stand_once_and_in_one_form() {
     for (name, headers, status, reason) in table {
         let rejection = ask_with(&auth, &headers).await.expect_err(name);
         assert_eq!(
-            (rejection.status, rejection.code, rejection.reason),
+            (rejection.status, rejection.code, rejection.reason.as_str()),
             (status, status.into(), reason),
             "{name}"
         );
@@ -158,7 +158,7 @@ async fn headers_of_callers_inside_mean_nothing() {
         certificate: None,
         is_network: false,
     };
-    assert_eq!(auth().identify(&head).await.expect_err("nobody").reason, "no_credentials");
+    assert_eq!(auth().identify(&head).await.expect_err("nobody").reason.as_str(), "no_credentials");
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn scopes_that_every_token_needs_are_asked_for_at_once() {
             assert_eq!(result.is_ok(), passes, "{scope}");
             let Err(rejection) = result else { continue };
             assert_eq!(
-                (rejection.status, rejection.code, rejection.reason),
+                (rejection.status, rejection.code, rejection.reason.as_str()),
                 (403, 403, "insufficient_scope")
             );
             assert_eq!(
@@ -187,7 +187,7 @@ async fn scopes_that_every_token_needs_are_asked_for_at_once() {
         }
     }
     let rejection = ask_with(&auth, &[("x-api-key", "tg_key-of-ci")]).await.expect_err("it lacks one too");
-    assert_eq!(rejection.reason, "insufficient_scope");
+    assert_eq!(rejection.reason.as_str(), "insufficient_scope");
     let rejection = auth.insufficient_scope("/servers/files/mcp", &["files:write", "mcp"]);
     let challenge = rejection.challenge.expect("a challenge");
     assert!(challenge.contains("scope=\"mcp read files:write\""), "{challenge}");

@@ -371,7 +371,7 @@ async fn each_token_is_accepted_or_refused_for_its_reason() {
     for (name, token, expected) in tables.into_iter().flatten() {
         // Twice: a rejected token must not be cached as valid.
         for _ in 0..2 {
-            let found = ask(&auth, &token).await.map_err(|rejection| rejection.reason).err();
+            let found = ask(&auth, &token).await.map_err(|rejection| rejection.reason.as_str()).err();
             if found != expected {
                 error.push(format!("{name}: {found:?}, expected {expected:?}"));
             }

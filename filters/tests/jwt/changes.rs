@@ -69,7 +69,7 @@ fn now() -> Arc<AtomicU64> {
 }
 
 fn reason(result: Result<filters::Caller, Box<mcp::Rejection>>) -> Option<&'static str> {
-    result.err().map(|rejection| rejection.reason)
+    result.err().map(|rejection| rejection.reason.as_str())
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn unread_keys_are_an_error_of_the_gateway() {
     let auth = auth_with(&keys, &clock);
     let rejection = ask(&auth, &valid(json!({}))).await.expect_err("no keys");
     assert_eq!(
-        (rejection.status, rejection.reason, rejection.challenge.as_ref()),
+        (rejection.status, rejection.reason.as_str(), rejection.challenge.as_ref()),
         (503, "keys_unavailable", None)
     );
     assert!(rejection.retry_after.is_some());

@@ -1,3 +1,4 @@
+use mcp::Reason;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
@@ -23,7 +24,7 @@ fn doubted(ctx: &RequestContext) -> bool {
 /// What the client is told, and what is counted.
 fn says(ctx: &RequestContext) -> Option<(&'static str, u16, &'static str, Outcome)> {
     let (filter, rejection) = ctx.rejection.as_ref()?;
-    Some((*filter, rejection.status, rejection.reason, ctx.outcome.expect("an outcome")))
+    Some((*filter, rejection.status, rejection.reason.as_str(), ctx.outcome.expect("an outcome")))
 }
 
 /// An answer with this content type begins to come.
@@ -150,7 +151,8 @@ async fn an_error_of_pingora_is_the_clients_the_servers_or_the_gateways() {
         let mut error = Error::explain(etype, words.to_owned());
         error.esource = source.clone();
         let left = gateway.classify_error(&mut ctx, &error);
-        let told_now = ctx.rejection.as_ref().map(|(_, rejection)| (rejection.status, rejection.reason));
+        let told_now =
+            ctx.rejection.as_ref().map(|(_, rejection)| (rejection.status, rejection.reason.as_str()));
         assert_eq!(told_now, told_client, "{error}");
         let left = left.err().map(|left| (left.error_code, left.can_reuse_downstream));
         assert_eq!(left, told_client.is_none().then_some((499, false)), "{error}");
@@ -305,13 +307,13 @@ async fn a_request_is_counted_by_its_method_its_outcome_and_who_refused_it() {
     ctx.sent_at = Some(Instant::now());
     gateway.record(&session, &ctx, Outcome::Ok);
     ctx.labels.method = "tools/list";
-    ctx.refuse("rbac", Box::new(Rejection::http(403, "no_role", "no")));
+    ctx.refuse("rbac", Box::new(Rejection::http(403, Reason::RuleDenied, "no")));
     gateway.record(&session, &ctx, Outcome::Refused);
     let metrics = String::from_utf8(gateway.dispatcher.metrics.text()).expect("text");
     for line in [
         r#"toolgate_requests_total{method="_none",outcome="ok"#,
         r#"toolgate_requests_total{method="tools/list",outcome="refused"#,
-        r#"toolgate_filter_rejections_total{filter="rbac",reason="no_role"} 1"#,
+        r#"toolgate_filter_rejections_total{filter="rbac",reason="rule_denied"} 1"#,
         r#"toolgate_upstream_seconds_count{server="s"} 2"#,
         "toolgate_request_seconds_count 2",
     ] {

@@ -22,7 +22,7 @@ async fn refused(gateway: &Gateway, request: &str) -> Option<(&'static str, u16,
     let (filter, rejection) = ctx.rejection.as_ref()?;
     assert!(!goes_on && got.starts_with(&format!("HTTP/1.1 {} ", rejection.status)), "{got}");
     assert_eq!(ctx.outcome, Some(Outcome::Refused));
-    Some((*filter, rejection.status, rejection.reason, rejection.close))
+    Some((*filter, rejection.status, rejection.reason.as_str(), rejection.close))
 }
 
 /// A request with these further lines in its head.

@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
+use mcp::Reason;
 use pingora::proxy::ProxyHttp as _;
 
 use super::super::gateway_for_tests::{
@@ -218,7 +219,7 @@ async fn what_is_not_the_servers_failure_or_was_answered_already_is_never_retrie
         assert!(!told_of(&ctx), "{error}");
     }
     let mut ctx = called(&gateway, &[TWO, ALL], true);
-    ctx.refuse("upstream", Box::new(mcp::Rejection::http(502, "upstream_nonsense", "told already")));
+    ctx.refuse("upstream", Box::new(mcp::Rejection::http(502, Reason::UpstreamNonsense, "told already")));
     assert!(!gateway.should_retry_reset(&mut ctx, &Error::new_up(ErrorType::ConnectionClosed), true));
     assert!(!told_of(&ctx));
 }

@@ -185,8 +185,7 @@ impl Admin<'_> {
     fn metrics(&self) -> Bytes {
         let metrics = &self.dispatcher.metrics;
         let servers = self.snapshot.servers.values();
-        let pools =
-            servers.filter_map(|server| Some((server.name.as_ref(), server.upstream.endpoint_pool()?)));
+        let pools = servers.filter_map(|server| Some((server.name.as_ref(), server.endpoint_pool()?)));
         metrics.endpoints_up(pools.flat_map(|(name, pool)| {
             pool.states().into_iter().map(|(label, up)| ([name.to_owned(), label.to_owned()], up))
         }));

@@ -42,7 +42,7 @@ pub fn instructions(lists: &[ServerEntry<'_>], scope: &Scope<'_>) -> Option<Byte
 /// `starting` that may have them: a client asks once what there is, and is notified when a list changes.
 pub fn capabilities(client_era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_>, starting: bool) -> Bytes {
     if let (Scope::Single, [(server, server_lists)]) = (scope, lists)
-        && server.upstream.endpoint_pool().is_some()
+        && server.forwards_natively()
     {
         return server_lists.handshake.capabilities.clone();
     }
@@ -61,7 +61,7 @@ pub fn capabilities(client_era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_
         if starting || offers("resources", None) {
             let carried = lists.iter().any(|(server, server_lists)| match client_era {
                 Era::Legacy => {
-                    (server.upstream.endpoint_pool().is_some() || server.upstream.is_shared())
+                    (server.forwards_natively() || server.upstream.shared_subscriptions().is_some())
                         && server_lists.handshake.has_capability("resources", Some("subscribe"))
                 }
                 Era::Modern => accepts_subscriptions(server, server_lists),
@@ -75,7 +75,7 @@ pub fn capabilities(client_era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_
     }
     // A process of all callers has one level for all, and its messages belong to none of them.
     let logs = |(server, server_lists): &ServerEntry<'_>| {
-        server.upstream.endpoint_pool().is_some() && server_lists.handshake.has_capability("logging", None)
+        server.forwards_natively() && server_lists.handshake.has_capability("logging", None)
     };
     if lists.iter().any(logs) {
         parts.push(r#""logging":{}"#.to_owned());
@@ -86,7 +86,7 @@ pub fn capabilities(client_era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_
 /// Whether a modern server notifies of resource changes and the gateway can subscribe. A server that is
 /// called in its callers' names would need a subscription for each.
 pub fn accepts_subscriptions(server: &Server, lists: &ServerLists) -> bool {
-    server.upstream.has_resource_subscriptions()
+    server.upstream.resource_updates().is_some()
         && !server.is_personal()
         && lists.handshake.has_capability("resources", Some("subscribe"))
 }

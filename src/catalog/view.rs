@@ -235,7 +235,7 @@ impl ViewBuilder<'_> {
         let checked = kind == ListKind::Tools && server.config.validate != Validate::Off;
         let schema = checked.then(|| message::member(item.definition(), "inputSchema")).flatten();
         let schema = schema.map(|place| LazySchema::new(item.definition().slice(place.start..place.end)));
-        let believed = server.upstream.endpoint_pool().is_some_and(|pool| pool.retry.idempotent);
+        let believed = server.endpoint_pool().is_some_and(|pool| pool.retry.idempotent);
         let label = match kind {
             ListKind::Tools | ListKind::Prompts => shown.as_str(),
             ListKind::Resources | ListKind::Templates => RESOURCE,

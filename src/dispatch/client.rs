@@ -75,7 +75,7 @@ impl ClientRequest {
     /// Sends the request and returns the head of the response with its endpoint. The caller must record the
     /// result of the rest at the endpoint.
     pub async fn send(mut self, metrics: &Metrics) -> Result<ClientResponse, UpstreamError> {
-        let Some(pool) = self.server.upstream.endpoint_pool() else {
+        let Some(pool) = self.server.endpoint_pool() else {
             return Err(UpstreamError::InvalidResponse("it is not reached by HTTP".into()));
         };
         if let Some(bearer) = &self.bearer {
@@ -124,7 +124,8 @@ impl ClientRequest {
             let (reason, after, outcome) = match sent {
                 // A rejection of the caller's own credentials is passed to the caller.
                 Ok((response, certain))
-                    if matches!(response.status().as_u16(), 401 | 403) && !self.server.passthrough =>
+                    if matches!(response.status().as_u16(), 401 | 403)
+                        && !self.server.forwards_client_auth() =>
                 {
                     pool.answered(index);
                     let with_bearer = self.bearer.is_some();

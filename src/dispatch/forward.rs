@@ -84,7 +84,7 @@ impl Dispatcher {
             &self.metrics,
         );
         let begin = |sent, stop| Some(InFlight::begin(authorized.session?, id.clone()?, sent, &server, stop));
-        if let Some(pool) = server.upstream.endpoint_pool() {
+        if let Some(pool) = server.endpoint_pool() {
             let key = if pool.has_session_affinity() { authorized.affinity_key() } else { 0 };
             // The head names what is called or got, not what is completed (2026-07-28, streamable-http).
             let named = |method: &str| matches!(method, "tools/call" | "prompts/get");

@@ -162,7 +162,7 @@ impl UpstreamRequest {
             ClientRequest::of(self, bearer, extra).send(metrics).await?;
         let Some(call) = self.as_call() else {
             let outcome = passed(&response).map(|()| None);
-            if let Some(pool) = self.server.upstream.endpoint_pool() {
+            if let Some(pool) = self.server.endpoint_pool() {
                 pool.record(&mut endpoint_guard, outcome.as_ref().err());
             }
             return outcome;
@@ -195,7 +195,7 @@ impl UpstreamRequest {
         if matches!(outcome, Err(UpstreamError::Nameless)) {
             endpoint_guard.endpoint().peer.doubt();
         }
-        if let Some(pool) = self.server.upstream.endpoint_pool() {
+        if let Some(pool) = self.server.endpoint_pool() {
             pool.record(&mut endpoint_guard, outcome.as_ref().err());
         }
         outcome

@@ -324,16 +324,14 @@ impl Dispatcher {
                     )),
                 }
             }
-            Method::SetLevel => {
-                match self.alone(&authorized, |server| server.upstream.endpoint_pool().is_some()).await {
-                    Some(server) => {
-                        let params = rpc.params.map(|params| authorized.body.slice(params.start..params.end));
-                        let change = params.map(StateChange::LogLevel);
-                        self.forward_as_is(authorized, server, method, change, labels)
-                    }
-                    None => self.set_log_level(&authorized, endpoint).await,
+            Method::SetLevel => match self.alone(&authorized, |server| server.forwards_natively()).await {
+                Some(server) => {
+                    let params = rpc.params.map(|params| authorized.body.slice(params.start..params.end));
+                    let change = params.map(StateChange::LogLevel);
+                    self.forward_as_is(authorized, server, method, change, labels)
                 }
-            }
+                None => self.set_log_level(&authorized, endpoint).await,
+            },
             Method::Listen => {
                 self.require_era(endpoint, client_era)?;
                 if !authorized.events {

@@ -204,7 +204,7 @@ impl Dispatcher {
             _ => {}
         }
         let all = all.into_iter().map(|(server, upstream_session, params)| async move {
-            let Some(http) = server.upstream.endpoint_pool() else { return };
+            let Some(http) = server.endpoint_pool() else { return };
             if let Err(error) = http.notify(&upstream_session, method.as_str(), params).await {
                 let method = method.as_str();
                 tracing::debug!(server = %server.name, method, %error, "a notification was not passed on");
@@ -283,7 +283,7 @@ impl Dispatcher {
             for (server, upstream_session) in reachable {
                 let params = params.clone();
                 self.runtime.spawn(async move {
-                    let Some(http) = server.upstream.endpoint_pool() else { return };
+                    let Some(http) = server.endpoint_pool() else { return };
                     if let Err(error) = http.request_in(&upstream_session, "logging/setLevel", params).await {
                         tracing::debug!(server = %server.name, %error, "a setting was not passed on");
                     }

@@ -70,7 +70,7 @@ pub fn server(settings: &str) -> Arc<Server> {
 
 /// What a server has been told of: whether its circuit is open, and whether its first endpoint gets calls.
 pub fn told(server: &Arc<Server>) -> (bool, bool) {
-    let pool = server.upstream.endpoint_pool().expect("it is reached by HTTP");
+    let pool = server.endpoint_pool().expect("it is reached by HTTP");
     (server.begin_call().is_err(), pool.states().first().is_none_or(|(_, gets)| *gets))
 }
 
@@ -131,7 +131,7 @@ pub fn resumption(gateway: &Gateway, server: &Arc<Server>) -> UpstreamRequest {
 
 /// An upstream session at the first endpoint of a server.
 pub fn upstream_session(server: &Server, version: &str) -> Arc<UpstreamSession> {
-    let pool = server.upstream.endpoint_pool().expect("it is reached by HTTP");
+    let pool = server.endpoint_pool().expect("it is reached by HTTP");
     Arc::new(UpstreamSession::for_test(&pool.endpoints[0], version))
 }
 
@@ -151,7 +151,7 @@ pub fn client_session(gateway: &Gateway, capabilities: &'static str) -> Arc<sess
 pub fn context(gateway: &Gateway, request: UpstreamRequest) -> RequestContext {
     let snapshot = gateway.dispatcher.registry.snapshot();
     let mut ctx = RequestContext::new(snapshot, gateway.state.begin_request());
-    ctx.attempt.endpoint = request.server.upstream.endpoint_pool().map(|pool| pool.acquire(0));
+    ctx.attempt.endpoint = request.server.endpoint_pool().map(|pool| pool.acquire(0));
     ctx.request = Some(request);
     ctx
 }

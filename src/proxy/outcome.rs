@@ -121,9 +121,7 @@ pub(super) fn report_to_upstream(
     error: Option<&UpstreamError>,
 ) {
     upstream_request.call_guard.record(error);
-    if let (Some(endpoint_guard), Some(pool)) =
-        (endpoint_guard, upstream_request.server.upstream.endpoint_pool())
-    {
+    if let (Some(endpoint_guard), Some(pool)) = (endpoint_guard, upstream_request.server.endpoint_pool()) {
         pool.record(endpoint_guard, error);
     }
 }

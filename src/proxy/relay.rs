@@ -66,7 +66,7 @@ async fn run(
         Ok(bearer) => bearer,
         Err(error) => return Ok(Err(error)),
     };
-    let Some(pool) = upstream_request.server.upstream.endpoint_pool() else {
+    let Some(pool) = upstream_request.server.endpoint_pool() else {
         return Ok(Err(UpstreamError::InvalidResponse("it is not reached by HTTP".into())));
     };
     // The client adds the session id, which changes with the upstream session, and the address.

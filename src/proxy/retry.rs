@@ -25,11 +25,7 @@ const FRESH_SECS: u64 = 1 << 63;
 pub const RETRY: ErrorType = ErrorType::Custom("again");
 
 fn pool(upstream_request: &UpstreamRequest) -> pingora::Result<&Pool> {
-    upstream_request
-        .server
-        .upstream
-        .endpoint_pool()
-        .or_err(ErrorType::InternalError, "the server has no address")
+    upstream_request.server.endpoint_pool().or_err(ErrorType::InternalError, "the server has no address")
 }
 
 /// Whether a message makes sense only in its upstream session.

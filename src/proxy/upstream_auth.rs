@@ -18,7 +18,7 @@ pub async fn bearer(
     upstream_request: &UpstreamRequest,
 ) -> Result<Option<HeaderValue>, UpstreamError> {
     let own = session.req_header().headers.get(AUTHORIZATION);
-    if upstream_request.server.passthrough {
+    if upstream_request.server.forwards_client_auth() {
         return Ok(own.cloned());
     }
     let Some(audience) = &upstream_request.server.audience else { return Ok(None) };

@@ -19,7 +19,7 @@ use super::EraLists;
 use super::list_fetch::lists;
 use crate::catalog::{Lists, ServerLists};
 use crate::server::Server;
-use crate::upstream::{ServerHandshake, UpstreamError};
+use crate::upstream::{Pool, ServerHandshake, UpstreamError};
 
 /// How long the gateway waits for the response in one era before it tries the other. Also how long it waits
 /// for the second before it reports what the first has shown.
@@ -176,7 +176,11 @@ pub(super) fn server_lists(
             tracing::warn!(server = %server.name, %reason, "a part of its greeting does not fit the protocol and is left out");
         }
     }
-    ServerLists { handshake, lists, events: server_era == Era::Legacy && server.upstream.lists_as_events() }
+    ServerLists {
+        handshake,
+        lists,
+        events: server_era == Era::Legacy && server.endpoint_pool().is_some_and(Pool::lists_as_events),
+    }
 }
 
 pub(super) fn is_wanted(server: &Server, server_era: Era) -> bool {

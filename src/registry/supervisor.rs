@@ -19,7 +19,7 @@ use super::list_fetch::lists;
 use super::{ERAS, EraLists, Registry};
 use crate::catalog::{ListKind, ServerLists};
 use crate::server::Server;
-use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
+use crate::upstream::{Health, RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
 use mcp::version;
 
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
@@ -42,7 +42,12 @@ pub async fn supervise(server: Arc<Server>, registry: Weak<Registry>, known: Opt
     let upstream = server.upstream.clone();
     tokio::select! {
         () = run(server, registry, known) => {}
-        () = upstream.run_background() => {}
+        () = async {
+            match upstream.background() {
+                Some(background) => background.run_background().await,
+                None => std::future::pending().await,
+            }
+        } => {}
     }
 }
 
@@ -106,10 +111,12 @@ async fn watch(
     let watch = |server_era: Era, spoken: bool| {
         let (server, changed) = (server.clone(), changed.clone());
         Box::pin(async move {
-            if spoken {
-                server.upstream.watch_lists(server_era, &changed).await
-            } else {
-                std::future::pending().await
+            if !spoken {
+                return std::future::pending().await;
+            }
+            match server.upstream.list_changes() {
+                Some(lists) => lists.watch_lists(server_era, &changed).await,
+                None => Ok(()),
             }
         })
     };
@@ -176,7 +183,7 @@ async fn watch(
                         failures[asked as usize] += 1;
                         let all: u32 = failures.iter().sum();
                         // A server with endpoint checks has counted already.
-                        if all >= health.unhealthy_after || server.upstream.is_healthy() == Some(false) {
+                        if all >= health.unhealthy_after || server.upstream.health().is_some_and(|health| !health.is_healthy()) {
                             return error.to_string();
                         }
                         false
@@ -244,7 +251,7 @@ fn reconnect(server: &Server, state: &mut Handshake) {
     for server_era in ERAS {
         let at = server_era as usize;
         let is_due = match state.lists[at] {
-            None => state.undecided[at] || server.upstream.endpoint_pool().is_some(),
+            None => state.undecided[at] || server.forwards_natively(),
             Some(_) => state.undecided[at],
         };
         if is_due && is_wanted(server, server_era) && state.pending[at].is_none() {
@@ -279,7 +286,7 @@ async fn discovered(server: &Server) -> Result<Option<ServerHandshake>, Upstream
 
 /// Checks the health of a server; if it is healthy, returns whether its handshake has changed.
 async fn check(server: &Server, lists: &EraLists, server_era: Era) -> Result<bool, UpstreamError> {
-    match server.upstream.is_healthy() {
+    match server.upstream.health().map(Health::is_healthy) {
         Some(true) => return Ok(false),
         Some(false) => return Err(UpstreamError::Unreachable("all of its endpoints are down".into())),
         None => {}

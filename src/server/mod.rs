@@ -39,7 +39,7 @@ pub struct Server {
     /// Bytes of one response.
     pub max_response: usize,
     /// The client's own `Authorization` is passed to the server.
-    pub passthrough: bool,
+    passthrough: bool,
     /// The caller's token is exchanged for one for this audience.
     pub audience: Option<Arc<str>>,
     /// The limits of the configuration that it was made with.
@@ -159,7 +159,7 @@ impl Server {
                     config,
                     tls: Arc::new(upstream_tls),
                 };
-                Arc::new(Pool::new(plan, before.and_then(|server| server.upstream.endpoint_pool()))?)
+                Arc::new(Pool::new(plan, before.and_then(|server| server.endpoint_pool()))?)
             }
             (None, config::ServerTransport::Stdio { command, args, env, env_pass, cwd }) => {
                 // Variables that are not set, or not UTF-8, are not passed on.
@@ -228,6 +228,21 @@ impl Server {
         let pool = |config: &config::ServerConfig| (config.balance, config.retry.clone(), config.health);
         let is_pool = matches!(config.transport, config::ServerTransport::Http { .. });
         !is_pool || self.config.transport == config.transport && pool(&self.config) == pool(config)
+    }
+
+    /// Whether Pingora forwards messages to it as they are. Those for other servers are handled in the process.
+    pub fn forwards_natively(&self) -> bool {
+        self.endpoint_pool().is_some()
+    }
+
+    /// Its endpoints, of a server over Streamable HTTP.
+    pub fn endpoint_pool(&self) -> Option<&Pool> {
+        self.upstream.endpoint_pool()
+    }
+
+    /// Whether it gets the client's own `Authorization`.
+    pub fn forwards_client_auth(&self) -> bool {
+        self.passthrough
     }
 
     /// Whether it is called in its callers' names.
@@ -384,33 +399,4 @@ fn same_connection_settings(one: &config::ServerConfig, other: &config::ServerCo
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_is_reported_once_until_the_server_has_answered() {
-        let config = crate::config::Config::quickstart();
-        let server = Server::new("demo", &config.servers["demo"], &config.limits, None).expect("a server");
-        let record_error = |error: Option<&str>| server.set_error(error.map(str::to_owned));
-        assert!(record_error(Some("HTTP 404")));
-        for reason in ["HTTP 404", "HTTP 404"] {
-            assert!(!record_error(Some(reason)), "it was reported");
-        }
-        assert!(record_error(Some("HTTP 500")), "another reason");
-        assert!(!record_error(Some("HTTP 404")), "both were reported");
-        assert!(record_error(Some("request 6f9619ff-8b86 failed at 2026-11-30T01:19:19")));
-        assert!(
-            !record_error(Some("request 11ffa2c4-9d01 failed at 2026-11-30T01:19:24")),
-            "only an id and a time differ"
-        );
-        let count = (0..100).filter(|n| record_error(Some(&format!("reason {}", "x".repeat(*n))))).count();
-        assert!(count <= REASONS, "{count}");
-        assert_eq!(
-            server.last_error().as_deref().map(String::as_str),
-            Some(&*format!("reason {}", "x".repeat(99)))
-        );
-        assert!(record_error(None), "it is back");
-        assert!(!record_error(None));
-        assert!(record_error(Some("HTTP 404")), "and down again");
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ impl Session {
         let body = message::rejection_response(Some(id.of(message)), &rejection);
         self.runtime.spawn(async move {
             let _permit = permit;
-            let Some(http) = server.upstream.endpoint_pool() else { return };
+            let Some(http) = server.endpoint_pool() else { return };
             if let Err(error) = http.forward(&upstream_session, body).await {
                 tracing::debug!(server = %server.name, %error, "a request of the server was not declined");
             }

@@ -135,7 +135,7 @@ impl InFlightGuard {
             return;
         };
         self.session.runtime.spawn(async move {
-            let (Some(http), Some(sent)) = (request.server.upstream.endpoint_pool(), request.sent()) else { return };
+            let (Some(http), Some(sent)) = (request.server.endpoint_pool(), request.sent()) else { return };
             let params = format!(r#"{{"requestId":{},"reason":"{why}"}}"#, sent.wire.as_str());
             if let Err(error) = http.notify(&upstream_session, CANCELLED, params.into()).await {
                 tracing::debug!(server = %request.server.name, %error, "a call that timed out was not cancelled");

@@ -181,7 +181,7 @@ impl Session {
                 if let Some((server, upstream_session)) = self.upstream_session_by_id(upstream_session) {
                     let reply = message::result(id.of(message), b"{}");
                     self.runtime.spawn(async move {
-                        if let Some(http) = server.upstream.endpoint_pool() {
+                        if let Some(http) = server.endpoint_pool() {
                             http.reply(&upstream_session, reply).await;
                         }
                     });

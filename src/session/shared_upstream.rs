@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::join_all;
 use mcp::json::quote::quote;
 use tokio::task::AbortHandle;
@@ -18,6 +19,9 @@ use mcp::jsonrpc::message;
 /// Pauses between attempts to subscribe again.
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// The error of a server without subscriptions.
+const NO_SUBSCRIPTIONS: &[u8] = br#"{"code":-32601,"message":"this server has no resources to follow"}"#;
 
 /// The subscription of a session at one such server.
 pub struct SharedSubscription {
@@ -41,10 +45,13 @@ impl Session {
         server: &Arc<Server>,
         state_change: &StateChange,
     ) -> Result<RpcOutcome, UpstreamError> {
+        let Some(shared) = server.upstream.shared_subscriptions() else {
+            return Ok(RpcOutcome::Error(Bytes::from_static(NO_SUBSCRIPTIONS)));
+        };
         let updates = self.update_queue(server);
         let outcome = match state_change {
-            StateChange::Subscribe(uri) => server.upstream.subscribe(uri, &updates).await?,
-            StateChange::Unsubscribe(uri) => server.upstream.unsubscribe(uri, &updates).await?,
+            StateChange::Subscribe(uri) => shared.subscribe(uri, &updates).await?,
+            StateChange::Unsubscribe(uri) => shared.unsubscribe(uri, &updates).await?,
             StateChange::LogLevel(_) => {
                 return Err(UpstreamError::InvalidResponse("it keeps no level for anybody".into()));
             }
@@ -54,7 +61,7 @@ impl Session {
         }
         if self.ended.is_cancelled() {
             // The session ended in between, and did not see this subscription.
-            server.upstream.drop_subscriber(&updates).await;
+            shared.drop_subscriber(&updates).await;
         }
         Ok(outcome)
     }
@@ -161,6 +168,9 @@ impl Session {
             let mut all = self.shared.lock().expect("no holder of the lock panics");
             all.drain().map(|(_, shared)| shared).collect()
         };
-        join_all(all.iter().map(|shared| shared.server.upstream.drop_subscriber(&shared.updates))).await;
+        let all = all.iter().filter_map(|shared| {
+            Some(shared.server.upstream.shared_subscriptions()?.drop_subscriber(&shared.updates))
+        });
+        join_all(all).await;
     }
 }

@@ -59,7 +59,7 @@ impl Session {
         let resubscribing = futures::stream::iter(uris).map(|uri| {
             let (session, server, upstream_session) = (&self, &server, &upstream_session);
             async move {
-                let Some(http) = server.upstream.endpoint_pool() else { return };
+                let Some(http) = server.endpoint_pool() else { return };
                 let params = Bytes::from(format!(r#"{{"uri":{}}}"#, quote(&uri)));
                 for pause in RETRY_DELAYS {
                     match http.request_in(upstream_session, "resources/subscribe", params.clone()).await {
@@ -194,7 +194,7 @@ fn has_ended(slot: &UpstreamSlot, goes_on: impl FnOnce() -> bool) -> bool {
 
 /// Whether a server knows an upstream session; `None` if it does not say.
 async fn session_exists(server: &Server, upstream_session: &UpstreamSession) -> Option<bool> {
-    server.upstream.endpoint_pool()?.knows_session(upstream_session).await
+    server.endpoint_pool()?.knows_session(upstream_session).await
 }
 
 /// Reads one notification stream of a server to its end.
@@ -205,7 +205,7 @@ async fn read_stream(
     upstream_session: &UpstreamSession,
     cursor: &mut StreamCursor,
 ) -> Result<NotificationsEnd, UpstreamError> {
-    let Some(http) = server.upstream.endpoint_pool() else { return Ok(NotificationsEnd::Unsupported) };
+    let Some(http) = server.endpoint_pool() else { return Ok(NotificationsEnd::Unsupported) };
     let (out, mut messages) = mpsc::channel::<Bytes>(8);
     let notification_stream =
         async move { http.announcements(upstream_session, cursor, &slot.listening, &out).await };

@@ -74,7 +74,7 @@ impl UpstreamSlot {
     }
 
     pub fn renew(&self, own: Option<&HeaderValue>) {
-        if self.server.load().passthrough
+        if self.server.load().forwards_client_auth()
             && let Some(upstream_session) = &*self.session.load()
         {
             upstream_session.renew(own);
@@ -171,7 +171,7 @@ impl Session {
                 if !self.slot_of(server).is_some_and(holds) {
                     return true;
                 }
-                let Some(http) = server.upstream.endpoint_pool() else { return false };
+                let Some(http) = server.endpoint_pool() else { return false };
                 http.knows_session(upstream_session).await == Some(false)
             }
             _ => false,
@@ -208,7 +208,7 @@ impl Session {
     }
 
     pub(super) fn slot(&self, server: &Arc<Server>) -> Arc<UpstreamSlot> {
-        if server.passthrough {
+        if server.forwards_client_auth() {
             self.uses_client_auth.store(true, Ordering::Relaxed);
         }
         let mut slots = self.upstream_slots.lock().expect("no holder of the lock panics");
@@ -279,7 +279,7 @@ impl Session {
         server: &Server,
         bearer: Option<HeaderValue>,
     ) -> Result<(Arc<UpstreamSession>, ServerHandshake), UpstreamError> {
-        let Some(http) = server.upstream.endpoint_pool() else {
+        let Some(http) = server.endpoint_pool() else {
             return Err(UpstreamError::InvalidResponse("it keeps no sessions".into()));
         };
         let mut params = format!(r#"{{"protocolVersion":"{}","capabilities":"#, self.version).into_bytes();
@@ -298,7 +298,7 @@ impl Session {
         upstream_session: &UpstreamSession,
         handshake: &ServerHandshake,
     ) {
-        let (Some(params), Some(http)) = (self.client_state.level(), server.upstream.endpoint_pool()) else {
+        let (Some(params), Some(http)) = (self.client_state.level(), server.endpoint_pool()) else {
             return;
         };
         if handshake.has_capability("logging", None) {
@@ -319,9 +319,7 @@ impl Session {
                 Some(now) if now.serial == old.serial => {
                     // Its endpoints may have changed; requests in flight at a removed one may continue there.
                     let is_gone = |upstream_session: &Arc<UpstreamSession>| {
-                        now.upstream
-                            .endpoint_pool()
-                            .is_none_or(|pool| pool.index_of(upstream_session).is_none())
+                        now.endpoint_pool().is_none_or(|pool| pool.index_of(upstream_session).is_none())
                     };
                     if slot.session.load().as_ref().is_some_and(is_gone)
                         && let Some(upstream_session) = slot.set(None)
@@ -346,14 +344,14 @@ impl Session {
     /// Moves the subscriptions of the client at a server to the server that replaces it.
     pub(super) fn migrate(self: &Arc<Self>, now: &Arc<Server>, bearer: Option<HeaderValue>) {
         let (session, now) = (self.clone(), now.clone());
-        if now.upstream.is_shared() {
+        if now.upstream.shared_subscriptions().is_some() {
             if self.client_state.subscriptions(&now.name).is_empty() {
                 return;
             }
             // Before a reload can pass that finds nothing to continue.
             self.mark_stale(&now);
             self.runtime.spawn(async move { session.resubscribe_shared(&now).await });
-        } else if now.upstream.endpoint_pool().is_some() && self.wants_notifications(&now.name) {
+        } else if now.forwards_natively() && self.wants_notifications(&now.name) {
             self.runtime.spawn(async move {
                 tokio::time::sleep(jittered(SPREAD)).await;
                 // If that fails, the notification task tries again.
@@ -373,13 +371,13 @@ pub(super) fn jittered(time: Duration) -> Duration {
 /// Whether an upstream session can be used: its endpoint still belongs to the server, and is no worse than
 /// all others.
 fn is_usable(server: &Server, upstream_session: &UpstreamSession) -> bool {
-    server.upstream.endpoint_pool().is_some_and(|pool| pool.can_serve(upstream_session))
+    server.endpoint_pool().is_some_and(|pool| pool.can_serve(upstream_session))
 }
 
 /// Closes an upstream session at its endpoint, and cancels these requests: not every server ends them with
 /// the session.
 pub(super) async fn close_session(server: &Server, upstream_session: &UpstreamSession, in_flight: &[WireId]) {
-    let Some(http) = server.upstream.endpoint_pool() else { return };
+    let Some(http) = server.endpoint_pool() else { return };
     let cancelled = in_flight.iter().map(|id| {
         let params = format!(r#"{{"requestId":{},"reason":"the session has ended"}}"#, id.as_str());
         tokio::time::timeout(CLOSE_TIMEOUT, http.notify(upstream_session, CANCELLED, params.into()))

@@ -80,8 +80,12 @@ impl ResourceSubscriber {
             let started = Instant::now();
             let (sender, mut messages) = mpsc::channel::<Bytes>(32);
             let listen = async {
-                let following =
-                    async { Ok(server.upstream.subscribe_resources(params.clone(), sender).await) };
+                let following = async {
+                    Ok(match server.upstream.resource_updates() {
+                        Some(updates) => updates.subscribe_resources(params.clone(), sender).await,
+                        None => Ok(WatchEnd::Rejected),
+                    })
+                };
                 let reading = async {
                     while let Some(message) = messages.recv().await {
                         self.on_message(&message).await?;

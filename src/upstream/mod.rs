@@ -6,6 +6,7 @@ pub mod call_timer;
 pub mod demo;
 pub mod entry_definitions;
 mod error;
+mod facets;
 pub mod http;
 mod limits;
 pub mod redact_response;
@@ -15,7 +16,6 @@ pub mod stdio;
 pub mod tls_hint;
 pub mod token_exchange;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +28,7 @@ use mcp::version;
 
 use error::cause;
 pub use error::{UpstreamError, client_message, is_exhausted};
+pub use facets::{Background, Health, ListChanges, ResourceUpdates, SharedSubscriptions, WatchEnd};
 pub use http::peer::Peer;
 pub use http::pool::Pool;
 pub use limits::UpstreamLimits;
@@ -35,7 +36,6 @@ pub use redact_response::ResponseRedactor;
 pub use request_ids::WireId;
 pub use server_handshake::ServerHandshake;
 pub use stdio::child::is_own_child;
-use stdio::subscriptions::UpdateQueue;
 
 /// One request to a server.
 pub struct UpstreamCall<'a> {
@@ -62,15 +62,8 @@ pub enum RpcOutcome {
     Error(Bytes),
 }
 
-/// How a notification stream ended, if it did not break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WatchEnd {
-    /// It was open.
-    Ended,
-    /// The server does not have it, and would say the same again.
-    Rejected,
-}
-
+/// A server over one transport. What not every transport has is a facet, which is asked for by name; a kind of
+/// server is a folder here and an `impl Upstream`.
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
     /// Opens (or re-opens) the gateway's own connection in this era and runs the handshake, with `until` as
@@ -80,80 +73,44 @@ pub trait Upstream: Send + Sync + 'static {
     /// Sends one request in the gateway's own connection of that era.
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError>;
 
-    /// Watches the list change notifications of the server in this era and reports each to `changed`.
-    /// `Ok(())` if it sends none; an error when the connection is gone.
-    async fn watch_lists(&self, server_era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        let _ = (server_era, changed);
-        Ok(())
-    }
-
-    /// Whether the legacy lists came as event streams at the last request.
-    fn lists_as_events(&self) -> bool {
-        false
-    }
-
-    /// Whether [`Upstream::subscribe_resources`] is supported.
-    fn has_resource_subscriptions(&self) -> bool {
-        false
-    }
-
-    /// Subscribes to resources in the modern era; `listen` are the params of a `subscriptions/listen`. Each
-    /// message goes to `out` as it came; returns when the server ends the stream.
-    async fn subscribe_resources(
-        &self,
-        listen: Bytes,
-        out: mpsc::Sender<Bytes>,
-    ) -> Result<WatchEnd, UpstreamError> {
-        let _ = (listen, out);
-        Ok(WatchEnd::Rejected)
-    }
+    /// Closes connections and ends processes.
+    async fn close(&self);
 
     /// Applies other limits, except those of the connection.
     fn update_limits(&self, limits: &UpstreamLimits) {
         let _ = limits;
     }
 
-    /// Subscribes to a resource for one of the callers that share the connection, in the legacy era.
-    async fn subscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
-        let _ = (uri, updates);
-        Ok(RpcOutcome::Error(Bytes::from_static(
-            br#"{"code":-32601,"message":"this server has no resources to follow"}"#,
-        )))
-    }
-
-    /// Unsubscribes that caller from it.
-    async fn unsubscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
-        self.subscribe(uri, updates).await
-    }
-
-    /// Removes all subscriptions of that caller.
-    async fn drop_subscriber(&self, updates: &Arc<UpdateQueue>) {
-        let _ = updates;
-    }
-
-    /// Whether [`Upstream::subscribe`] is supported.
-    fn is_shared(&self) -> bool {
-        false
-    }
-
-    /// The HTTP side of a server that has one. Pingora streams to these; calls of clients do not go through
-    /// [`Upstream::call`].
+    /// Set if Pingora forwards to it: its calls do not go through [`Upstream::call`]. Others ask
+    /// `Server::endpoint_pool`.
     fn endpoint_pool(&self) -> Option<&Pool> {
         None
     }
 
-    /// Runs the background tasks as long as the server is configured.
-    async fn run_background(&self) {
-        std::future::pending().await
-    }
-
-    /// For a server that checks its endpoints itself: whether any of them is healthy.
-    fn is_healthy(&self) -> Option<bool> {
+    /// Set if it may notify of changes of its lists.
+    fn list_changes(&self) -> Option<&dyn ListChanges> {
         None
     }
 
-    /// Closes connections and ends processes.
-    async fn close(&self);
+    /// Set if it has `subscriptions/listen` of the modern era.
+    fn resource_updates(&self) -> Option<&dyn ResourceUpdates> {
+        None
+    }
+
+    /// Set if all callers share its legacy connection, and with it the subscriptions there.
+    fn shared_subscriptions(&self) -> Option<&dyn SharedSubscriptions> {
+        None
+    }
+
+    /// Set if it has background tasks.
+    fn background(&self) -> Option<&dyn Background> {
+        None
+    }
+
+    /// Set if it checks its endpoints itself.
+    fn health(&self) -> Option<&dyn Health> {
+        None
+    }
 }
 
 /// The members of `params._meta` in the gateway's own requests to a modern server.

@@ -55,7 +55,7 @@ impl ResponseValidator {
                 .map_err(|_| invalid_response("its head cannot be passed on"))?;
         }
         let form = match (status, kind) {
-            (401 | 403, _) if !upstream_request.server.passthrough => {
+            (401 | 403, _) if !upstream_request.server.forwards_client_auth() => {
                 if upstream_request.server.config.credentials != config::CredentialsMode::None {
                     return Err(UpstreamError::Credentials(status));
                 }

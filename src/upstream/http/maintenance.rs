@@ -19,8 +19,8 @@ use super::HttpEndpoint;
 use super::endpoint_health::HealthChange;
 use super::pool::Pool;
 use crate::upstream::{
-    RpcOutcome, ServerHandshake, Upstream, UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd,
-    gateway_params,
+    Background, Health, ListChanges, ResourceUpdates, RpcOutcome, ServerHandshake, Upstream, UpstreamCall,
+    UpstreamError, UpstreamLimits, WatchEnd, gateway_params,
 };
 
 /// Names are resolved again after this time, give or take a fifth.
@@ -74,6 +74,11 @@ impl Pool {
 
     fn primary(&self) -> &Arc<HttpEndpoint> {
         self.endpoints.get(self.primary.load(Ordering::Relaxed)).unwrap_or(&self.endpoints[0])
+    }
+
+    /// Whether the legacy lists came as event streams at the last request.
+    pub fn lists_as_events(&self) -> bool {
+        self.primary().lists_as_events.load(Ordering::Relaxed)
     }
 
     async fn resolve(&self, endpoint: &HttpEndpoint) {
@@ -167,26 +172,6 @@ impl Upstream for Pool {
         .await
     }
 
-    async fn watch_lists(&self, server_era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
-        self.primary().watch_lists(server_era, changed).await
-    }
-
-    fn lists_as_events(&self) -> bool {
-        self.primary().lists_as_events.load(Ordering::Relaxed)
-    }
-
-    fn has_resource_subscriptions(&self) -> bool {
-        true
-    }
-
-    async fn subscribe_resources(
-        &self,
-        listen: Bytes,
-        out: mpsc::Sender<Bytes>,
-    ) -> Result<WatchEnd, UpstreamError> {
-        self.endpoints[self.pick(0, 0)].listen(Era::Modern, None, &listen, out).await
-    }
-
     fn update_limits(&self, limits: &UpstreamLimits) {
         for endpoint in &self.endpoints {
             endpoint.update_limits(limits);
@@ -197,17 +182,21 @@ impl Upstream for Pool {
         Some(self)
     }
 
-    async fn run_background(&self) {
-        let resolving = join_all(self.endpoints.iter().map(|endpoint| self.resolve(endpoint)));
-        // The only endpoint of a server is checked as the server.
-        let watched = if self.endpoints.len() == 1 { 0 } else { self.endpoints.len() };
-        let watching = join_all((0..watched).map(|index| self.health_check_loop(index)));
-        tokio::join!(resolving, watching);
+    fn list_changes(&self) -> Option<&dyn ListChanges> {
+        Some(self)
     }
 
-    fn is_healthy(&self) -> Option<bool> {
-        let any = self.endpoints.iter().any(|endpoint| !endpoint.health.is_down());
-        (self.endpoints.len() > 1).then_some(any)
+    fn resource_updates(&self) -> Option<&dyn ResourceUpdates> {
+        Some(self)
+    }
+
+    fn background(&self) -> Option<&dyn Background> {
+        Some(self)
+    }
+
+    /// The only endpoint of a server is checked as the server.
+    fn health(&self) -> Option<&dyn Health> {
+        (self.endpoints.len() > 1).then_some(self as &dyn Health)
     }
 
     async fn close(&self) {
@@ -218,5 +207,40 @@ impl Upstream for Pool {
             self.endpoints.iter().filter(|endpoint| endpoint.release()).map(|endpoint| endpoint.close()),
         )
         .await;
+    }
+}
+
+#[async_trait]
+impl ListChanges for Pool {
+    async fn watch_lists(&self, server_era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
+        self.primary().watch_lists(server_era, changed).await
+    }
+}
+
+#[async_trait]
+impl ResourceUpdates for Pool {
+    async fn subscribe_resources(
+        &self,
+        listen: Bytes,
+        out: mpsc::Sender<Bytes>,
+    ) -> Result<WatchEnd, UpstreamError> {
+        self.endpoints[self.pick(0, 0)].listen(Era::Modern, None, &listen, out).await
+    }
+}
+
+#[async_trait]
+impl Background for Pool {
+    async fn run_background(&self) {
+        let resolving = join_all(self.endpoints.iter().map(|endpoint| self.resolve(endpoint)));
+        // The only endpoint of a server is checked as the server.
+        let watched = if self.endpoints.len() == 1 { 0 } else { self.endpoints.len() };
+        let watching = join_all((0..watched).map(|index| self.health_check_loop(index)));
+        tokio::join!(resolving, watching);
+    }
+}
+
+impl Health for Pool {
+    fn is_healthy(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| !endpoint.health.is_down())
     }
 }

@@ -25,8 +25,8 @@ use subscriptions::{ResourceSubscriptions, UpdateQueue};
 
 use super::http::era_errors::is_rejection_code;
 use super::{
-    LISTS_CHANGED, RpcOutcome, ServerHandshake, Upstream, UpstreamCall, UpstreamError, UpstreamLimits,
-    WatchEnd, gateway_params,
+    LISTS_CHANGED, ListChanges, ResourceUpdates, RpcOutcome, ServerHandshake, SharedSubscriptions, Upstream,
+    UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd, gateway_params,
 };
 pub use child::ServerCommand;
 use mcp::jsonrpc::message;
@@ -159,6 +159,34 @@ impl Upstream for Stdio {
         }
     }
 
+    fn update_limits(&self, limits: &UpstreamLimits) {
+        self.call_timeout.store(millis(limits.timeout), Ordering::Relaxed);
+    }
+
+    fn list_changes(&self) -> Option<&dyn ListChanges> {
+        Some(self)
+    }
+
+    fn resource_updates(&self) -> Option<&dyn ResourceUpdates> {
+        Some(self)
+    }
+
+    fn shared_subscriptions(&self) -> Option<&dyn SharedSubscriptions> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        let mut all = self.starts.drain();
+        for slot in &self.processes {
+            all.extend(slot.lock().await.take());
+        }
+        // At the same time: each may take some seconds.
+        join_all(all.iter().map(|process| process.child.stop())).await;
+    }
+}
+
+#[async_trait]
+impl ListChanges for Stdio {
     async fn watch_lists(&self, server_era: Era, changed: &mpsc::Sender<()>) -> Result<(), UpstreamError> {
         let watched = {
             let slot = self.processes[server_era as usize].lock().await;
@@ -216,7 +244,28 @@ impl Upstream for Stdio {
             }
         }
     }
+}
 
+#[async_trait]
+impl ResourceUpdates for Stdio {
+    async fn subscribe_resources(
+        &self,
+        listen: Bytes,
+        out: mpsc::Sender<Bytes>,
+    ) -> Result<WatchEnd, UpstreamError> {
+        match self.child(Era::Modern).await?.listen(&listen, out).await {
+            Ok(ChildResponse::Result(_)) | Err(ChildError::SessionClosed) => Ok(WatchEnd::Ended),
+            Ok(ChildResponse::Error(error)) if is_rejection_code(&error) => Ok(WatchEnd::Rejected),
+            Ok(ChildResponse::Error(_)) => {
+                Err(UpstreamError::InvalidResponse("it gives no subscription now".into()))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+#[async_trait]
+impl SharedSubscriptions for Stdio {
     async fn subscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
         let _turn = self.subscriptions.turn.lock().await;
         let outcome = match self.subscriptions.has(uri) {
@@ -246,42 +295,6 @@ impl Upstream for Stdio {
                 tracing::debug!(uri, %error, "a resource was not unsubscribed from, though it has no subscriber");
             }
         }
-    }
-
-    fn is_shared(&self) -> bool {
-        true
-    }
-
-    fn has_resource_subscriptions(&self) -> bool {
-        true
-    }
-
-    async fn subscribe_resources(
-        &self,
-        listen: Bytes,
-        out: mpsc::Sender<Bytes>,
-    ) -> Result<WatchEnd, UpstreamError> {
-        match self.child(Era::Modern).await?.listen(&listen, out).await {
-            Ok(ChildResponse::Result(_)) | Err(ChildError::SessionClosed) => Ok(WatchEnd::Ended),
-            Ok(ChildResponse::Error(error)) if is_rejection_code(&error) => Ok(WatchEnd::Rejected),
-            Ok(ChildResponse::Error(_)) => {
-                Err(UpstreamError::InvalidResponse("it gives no subscription now".into()))
-            }
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    fn update_limits(&self, limits: &UpstreamLimits) {
-        self.call_timeout.store(millis(limits.timeout), Ordering::Relaxed);
-    }
-
-    async fn close(&self) {
-        let mut all = self.starts.drain();
-        for slot in &self.processes {
-            all.extend(slot.lock().await.take());
-        }
-        // At the same time: each may take some seconds.
-        join_all(all.iter().map(|process| process.child.stop())).await;
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::upstream::stdio::{ServerCommand, Stdio};
-use crate::upstream::{ServerHandshake, Upstream, UpstreamError};
+use crate::upstream::{ServerHandshake, SharedSubscriptions as _, Upstream, UpstreamError};
 
 /// It only ends a test that has failed already.
 const SOON: Duration = Duration::from_secs(60);

@@ -44,6 +44,16 @@ pub use upstream_request::{
     ForwardedAnswer, ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind,
 };
 
+/// Its `impl` is spread over these files:
+///
+/// - `authorize`: a message through the chain.
+/// - `sanitize`: redaction before it.
+/// - `mod`: the way of a permitted message.
+/// - `sessions`: messages that only the legacy era has.
+/// - `forward`: the message for a server.
+/// - `reach`: which servers a caller may use.
+/// - `rejections`: eras and names that an endpoint does not have.
+/// - `internal`: callers inside the process.
 pub struct Dispatcher {
     pub registry: Arc<Registry>,
     pub sessions: Arc<SessionManager>,

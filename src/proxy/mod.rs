@@ -55,6 +55,7 @@ use request::Next;
 use response_validator::{BodyFraming, ResponseValidator};
 
 /// One listener's view of the gateway.
+/// Its `impl` is also in `request`, `batch`, `retry` and `outcome`.
 pub struct Gateway {
     pub dispatcher: Arc<Dispatcher>,
     pub state: Arc<ProcessState>,

@@ -155,6 +155,7 @@ impl RegistryEntry {
     }
 }
 
+/// Its `impl` is also in `snapshots` (the swap), `visibility` and `pin_approval`.
 pub struct Registry {
     snapshot: ArcSwap<Snapshot>,
     entries: Mutex<BTreeMap<Arc<str>, RegistryEntry>>,

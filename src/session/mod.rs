@@ -56,6 +56,15 @@ pub use session_limits::{OwnerKey, SessionLimits, TooManySessions};
 use shared_upstream::SharedSubscription;
 use upstream_session::UpstreamSlot;
 
+/// What one MCP client opened with `initialize`. Its `impl` is spread over these files:
+///
+/// - `mod`: messages of servers to the client.
+/// - `session_limits`: whether it is used.
+/// - `upstream_session`: its sessions at servers.
+/// - `upstream_notifications`: their notification streams.
+/// - `upstream_close`: their end.
+/// - `shared_upstream`: servers that all sessions share.
+/// - `declined_requests`: requests of servers that nobody answers.
 pub struct Session {
     pub id: String,
     /// The endpoint that it was opened on.

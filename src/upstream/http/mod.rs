@@ -104,6 +104,8 @@ pub(super) fn own_id() -> String {
     WireId::next().as_str().to_owned()
 }
 
+/// Its `impl` is also in `control` (the gateway's own requests), `sending`, `response` (reading), `notifications`
+/// and `server_requests`.
 pub struct HttpEndpoint {
     pub(super) me: Weak<HttpEndpoint>,
     name: String,

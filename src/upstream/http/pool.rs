@@ -22,6 +22,11 @@ use crate::upstream::{Peer, RpcOutcome, ServerHandshake, UpstreamError, Upstream
 /// Timeout of opening a session at one endpoint, if there is another.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The endpoints of one server. Its `impl` is spread over these files:
+///
+/// - `pool`: calls of clients and their results.
+/// - `balance`: the choice of an endpoint.
+/// - `maintenance`: calls of the gateway itself, checks, names.
 pub struct Pool {
     pub(crate) name: Arc<str>,
     pub(crate) endpoints: Box<[Arc<HttpEndpoint>]>,

@@ -1,5 +1,5 @@
 //! Checks the floors of ARCHITECTURE.md: no file uses a floor above its own, and no two files or folders
-//! use each other.
+//! use each other. Checks, too, that no two types have the same name.
 //!
 //! The test reads the paths that begin with `crate`, `super`, `self` or the name of a workspace crate, in
 //! `use` items, in code and in the arguments of macros. Tests are exempt. So are a folder's `mod.rs` and
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
-use syn::{Attribute, ItemMod, ItemUse, Macro, UseTree};
+use syn::{Attribute, Item, ItemMod, ItemUse, Macro, UseTree};
 
 /// A module: its crate, and the names of the modules that lead to it.
 type Module = Vec<String>;
@@ -66,6 +66,26 @@ fn no_two_files_use_each_other() {
     assert_eq!(circles(&arrows), Vec::<String>::new(), "files that use each other");
 }
 
+/// Names that two types have, and why they may.
+const NAMED_TWICE: [(&str, &str); 1] =
+    [("KillHandle", "one is for Linux, the other for all other systems: only one of them is compiled")];
+
+#[test]
+fn no_two_types_have_the_same_name() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (module, file) in files() {
+        for name in file.types {
+            places.entry(name).or_default().push(shown(&module));
+        }
+    }
+    assert!(places.len() > 500, "{} types were found", places.len());
+    places.retain(|_, modules| modules.len() > 1);
+    for (name, why) in NAMED_TWICE {
+        assert!(places.remove(name).is_some(), "`{name}` has one type, so it needs no exception: {why}");
+    }
+    assert!(places.is_empty(), "types with the same name: find another for one, or share it\n{places:#?}");
+}
+
 #[test]
 fn no_file_is_too_long() {
     const MOST: usize = 450;
@@ -87,6 +107,8 @@ fn no_file_is_too_long() {
 
 struct File {
     uses: BTreeSet<Module>,
+    /// The types that it defines, outside of functions and macros.
+    types: Vec<String>,
 }
 
 /// The files of the three crates by their modules, with the modules that each uses.
@@ -109,9 +131,31 @@ fn files() -> BTreeMap<Module, File> {
             let mut reader = Reader { module: &module, inner: 0, known: &known, uses: BTreeSet::new() };
             reader.visit_file(&parsed);
             let uses = reader.uses;
-            (module, File { uses })
+            let mut types = Vec::new();
+            type_names(&parsed.items, &mut types);
+            (module, File { uses, types })
         })
         .collect()
+}
+
+fn type_names(items: &[Item], names: &mut Vec<String>) {
+    for item in items {
+        let (attributes, name) = match item {
+            Item::Struct(item) => (&item.attrs, &item.ident),
+            Item::Enum(item) => (&item.attrs, &item.ident),
+            Item::Union(item) => (&item.attrs, &item.ident),
+            Item::Trait(item) => (&item.attrs, &item.ident),
+            Item::Type(item) => (&item.attrs, &item.ident),
+            Item::Mod(item) if !is_test(&item.attrs) => {
+                type_names(item.content.as_ref().map_or(&[], |(_, items)| items), names);
+                continue;
+            }
+            _ => continue,
+        };
+        if !is_test(attributes) {
+            names.push(name.to_string());
+        }
+    }
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {

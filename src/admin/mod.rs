@@ -1,7 +1,7 @@
 //! The paths that are not MCP: `/health`, `/ready`, `/metrics` and `/tools/pins` for operators, and the
 //! metadata of RFC 9728.
 //!
-//! Nothing here reads or writes a connection: a request comes as values, and its result is a [`Response`].
+//! Nothing here reads or writes a connection: a request comes as values, and its result is an [`AdminResponse`].
 
 pub mod tool_pins;
 
@@ -48,7 +48,7 @@ pub enum ListenerRole {
 }
 
 /// A response to an operator.
-pub struct Response {
+pub struct AdminResponse {
     pub status: u16,
     pub content_type: Option<&'static str>,
     /// The methods that the path has, if another one was used.
@@ -56,7 +56,7 @@ pub struct Response {
     pub body: Bytes,
 }
 
-impl Response {
+impl AdminResponse {
     fn of(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status, content_type: Some(content_type), allow: None, body: body.into() }
     }
@@ -124,7 +124,7 @@ impl Admin<'_> {
     ///
     /// # Errors
     /// The rejection that the caller gets.
-    pub fn answer(&self, path: AdminPath, method: &Method) -> Result<Response, Rejection> {
+    pub fn answer(&self, path: AdminPath, method: &Method) -> Result<AdminResponse, Rejection> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match path {
             AdminPath::Pins => {
@@ -132,18 +132,18 @@ impl Admin<'_> {
                 Ok(if *method == Method::GET {
                     tool_pins::list(self)
                 } else {
-                    Response::wrong_method("GET, POST")
+                    AdminResponse::wrong_method("GET, POST")
                 })
             }
-            _ if !reads => Ok(Response::wrong_method("GET, HEAD")),
-            AdminPath::Health => Ok(Response::json(200, self.health())),
+            _ if !reads => Ok(AdminResponse::wrong_method("GET, HEAD")),
+            AdminPath::Health => Ok(AdminResponse::json(200, self.health())),
             AdminPath::Ready => Ok(self.ready()),
             AdminPath::Metrics if !self.sees_details() => {
                 let message = "metrics on the public listener are for callers whose role has `admin: true`; `admin: {address: ...}` gives them a listener of their own";
                 Err(Rejection::http(403, Reason::NotAnOperator, message))
             }
             AdminPath::Metrics => {
-                Ok(Response::of(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics()))
+                Ok(AdminResponse::of(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics()))
             }
         }
     }
@@ -158,12 +158,12 @@ impl Admin<'_> {
         format!(r#"{{"status":"ok","servers":{},"connected":{connected},"tools":{tools}}}"#, servers.len())
     }
 
-    fn ready(&self) -> Response {
+    fn ready(&self) -> AdminResponse {
         let missing = self.missing();
         let ready = missing.is_empty();
         let status = if ready { 200 } else { 503 };
         if !self.sees_details() {
-            return Response::json(status, format!(r#"{{"ready":{ready}}}"#));
+            return AdminResponse::json(status, format!(r#"{{"ready":{ready}}}"#));
         }
         let missing: Vec<String> = missing.iter().map(|word| quote(word)).collect();
         let starting = self.snapshot.servers.values().filter(|server| server.is_startup_awaited());
@@ -179,7 +179,7 @@ impl Admin<'_> {
         let body = format!(
             r#"{{"ready":{ready},"missing":[{missing}],"starting":[{starting}],"warnings":[{warnings}]}}"#
         );
-        Response::json(status, body)
+        AdminResponse::json(status, body)
     }
 
     fn metrics(&self) -> Bytes {

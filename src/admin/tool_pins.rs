@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use mcp::json::quote::quote;
 use mcp::{Reason, Rejection};
 
-use super::{Admin, Response};
+use super::{Admin, AdminResponse};
 use crate::registry::PinApproval;
 use mcp::jsonrpc::message;
 
@@ -25,7 +25,7 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Rejection> {
 }
 
 /// The tools of servers with `pinning`.
-pub(super) fn list(admin: &Admin<'_>) -> Response {
+pub(super) fn list(admin: &Admin<'_>) -> AdminResponse {
     let definitions = admin.dispatcher.registry.definitions();
     let lines = definitions.iter().map(|d| {
         format!(
@@ -37,14 +37,14 @@ pub(super) fn list(admin: &Admin<'_>) -> Response {
             d.shown
         )
     });
-    Response::json(200, format!(r#"{{"tools":[{}]}}"#, lines.collect::<Vec<_>>().join(",")))
+    AdminResponse::json(200, format!(r#"{{"tools":[{}]}}"#, lines.collect::<Vec<_>>().join(",")))
 }
 
 /// Approves a definition: `{"tool": …, "hash": …}`. Only for callers who [may approve](Admin::may_approve).
 ///
 /// # Errors
 /// The rejection that the caller gets.
-pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Rejection> {
+pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<AdminResponse, Rejection> {
     let part = |name| message::member(body, name).and_then(|place| message::string(place.of(body)));
     let (Some(tool), Some(hash)) = (part("tool"), part("hash")) else {
         let message = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;
@@ -52,7 +52,7 @@ pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<Response, Rejection> {
     };
     match admin.dispatcher.registry.approve(&tool, &hash) {
         PinApproval::Approved => {
-            Ok(Response::json(200, format!(r#"{{"tool":{},"hash":{}}}"#, quote(&tool), quote(&hash))))
+            Ok(AdminResponse::json(200, format!(r#"{{"tool":{},"hash":{}}}"#, quote(&tool), quote(&hash))))
         }
         PinApproval::Unknown => {
             Err(Rejection::http(404, Reason::UnknownTool, "no server with `pinning` has a tool of this name"))

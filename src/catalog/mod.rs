@@ -14,7 +14,7 @@ use filters::param_headers::ParamHeaders;
 use filters::{CallTarget, TargetKind};
 use mcp::{Era, Span};
 
-use crate::config::{Globs, ServerName, Toolset};
+use crate::config::{GlobList, ServerName, Toolset};
 use crate::server::Server;
 use crate::telemetry::{CallCounters, Metrics};
 use crate::upstream::ServerHandshake;
@@ -241,7 +241,7 @@ pub struct Endpoint {
     /// All servers whose names this endpoint can show; for a caller, those of which it may use something.
     pub members: Vec<Arc<Server>>,
     /// Set for a toolset: the qualified names that it shows.
-    pub toolset: Option<Globs>,
+    pub toolset: Option<GlobList>,
 }
 
 impl Endpoint {

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use filters::rate_limit::Budget;
 use filters::rbac::{AccessQuery, Decision, DecisionReason, Effect, RoleList};
 use filters::{CallTarget, Caller, Chain, RequestHead, TargetKind};
 use mcp::json::quote::quote;
@@ -241,11 +242,11 @@ impl ExplainPrinter<'_> {
         };
         for rule in limits.rules.iter().filter(|rule| counting.contains(&rule.name.as_str())) {
             let budget = match rule.budget {
-                config::Budget::Rate { count, per, burst } => {
+                Budget::Rate { count, per, burst } => {
                     format!("{count} in {}, at most {burst} at once", config::ConfigDuration::from(per))
                 }
-                config::Budget::Concurrent(max) => format!("{max} at a time"),
-                config::Budget::Quota { count, per } => {
+                Budget::Concurrent(max) => format!("{max} at a time"),
+                Budget::Quota { count, per } => {
                     format!("{count} in each {} of the calendar (UTC)", config::ConfigDuration::from(per))
                 }
             };
@@ -307,7 +308,7 @@ impl ExplainPrinter<'_> {
         let Some(rbac) = &self.config.rbac else { return "no `rbac`: everything is allowed".into() };
         let rule = |index: usize| {
             let rule = &rbac.rules[index];
-            let word = if rule.effect == config::Effect::Allow { "allows" } else { "denies" };
+            let word = if rule.effect == Effect::Allow { "allows" } else { "denies" };
             format!("rule `{}` ({}) {word} it", rule.name, (self.place)(rule.line))
         };
         match ground {
@@ -318,7 +319,7 @@ impl ExplainPrinter<'_> {
             }
             DecisionReason::Unlisted => "the caller's roles list other methods only".into(),
             DecisionReason::Default => {
-                let word = if rbac.default == config::Effect::Allow { "allow" } else { "deny" };
+                let word = if rbac.default == Effect::Allow { "allow" } else { "deny" };
                 format!("no rule and no role of the caller speaks of it, and the default is {word}")
             }
             DecisionReason::Role { role, effect, list, glob } => {

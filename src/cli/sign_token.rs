@@ -9,8 +9,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Map, Value, json};
 
 use crate::config::read_file;
-use crate::config::{AuthConfig, Issuer, KeyLocation};
-use crate::runtime::filter_chain::algorithm_of;
+use crate::config::{AuthConfig, IssuerConfig, KeyLocation};
 
 /// The content of the token.
 pub struct TokenSpec {
@@ -25,8 +24,9 @@ pub struct TokenSpec {
 
 /// A signed token; error messages are for the configuration's author. `now` in seconds since 1970.
 pub fn sign(auth: &AuthConfig, spec: &TokenSpec, now: u64) -> Result<String, String> {
-    let can_sign =
-        |issuer: &&Issuer| matches!(issuer.keys, KeyLocation::Secret(_)) || issuer.signing_key.is_some();
+    let can_sign = |issuer: &&IssuerConfig| {
+        matches!(issuer.keys, KeyLocation::Secret(_)) || issuer.signing_key.is_some()
+    };
     let issuer = match &spec.issuer {
         Some(name) => {
             let named = auth.jwt.iter().find(|issuer| issuer.issuer == *name);
@@ -63,7 +63,7 @@ fn known_issuers(auth: &AuthConfig) -> String {
 }
 
 /// The first of the issuer's algorithms that its key can sign with.
-fn signing(issuer: &Issuer) -> Result<(Algorithm, EncodingKey), String> {
+fn signing(issuer: &IssuerConfig) -> Result<(Algorithm, EncodingKey), String> {
     let pem = match (&issuer.keys, &issuer.signing_key) {
         (KeyLocation::Secret(secret), _) => {
             let key = EncodingKey::from_secret(secret.expose().as_bytes());
@@ -89,7 +89,7 @@ fn signing(issuer: &Issuer) -> Result<(Algorithm, EncodingKey), String> {
 }
 
 /// Why a key cannot sign, and what to do instead.
-fn unusable(pem: &[u8], issuer: &Issuer) -> String {
+fn unusable(pem: &[u8], issuer: &IssuerConfig) -> String {
     let file = issuer.signing_key.as_deref().unwrap_or(Path::new("signing_key")).display();
     let has = |label: &str| String::from_utf8_lossy(pem).contains(&format!("-----BEGIN {label}-----"));
     if has("EC PRIVATE KEY") {
@@ -101,13 +101,12 @@ fn unusable(pem: &[u8], issuer: &Issuer) -> String {
     if !has("PRIVATE KEY") && !has("RSA PRIVATE KEY") {
         return format!("{file} holds no private key in PEM (-----BEGIN PRIVATE KEY-----)");
     }
-    let words: Vec<&str> =
-        issuer.algorithms.iter().map(|algorithm| algorithm_of(*algorithm).as_str()).collect();
+    let words: Vec<&str> = issuer.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
     format!("the key in {file} fits none of the issuer's algorithms: {}", words.join(", "))
 }
 
-fn known(issuer: &Issuer) -> impl Iterator<Item = Algorithm> {
-    issuer.algorithms.iter().filter_map(|algorithm| algorithm_of(*algorithm).as_str().parse().ok())
+fn known(issuer: &IssuerConfig) -> impl Iterator<Item = Algorithm> {
+    issuer.algorithms.iter().filter_map(|algorithm| algorithm.as_str().parse().ok())
 }
 
 /// Sets a claim at a dotted path.

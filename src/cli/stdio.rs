@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use filters::rbac::Effect;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::caller;
 use super::caller::{CallerArgs, NamedCaller};
 use super::{failed, with_file};
-use crate::config::{self, Config, Effect, Limits};
+use crate::config::{self, Config, Limits};
 use crate::lifecycle::App;
 use crate::proxy::in_process::Known;
 use crate::stdio::transport::{TokenSource, Transport};

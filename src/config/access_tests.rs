@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use filters::auth::Algorithm;
+use filters::guard::Detector;
+use filters::rate_limit::{Budget, KeyPart, OnFailure};
+use filters::rbac::Effect;
+
 use super::*;
 
 /// Every setting at once, most of it in flow style, as users write it.
@@ -83,14 +88,14 @@ fn authentication_is_read_with_its_defaults() {
     assert!(!auth.required && auth.anonymous == ["guest"] && auth.required_scopes == ["mcp"]);
     let [a, b, c, d] = &auth.jwt[..] else { panic!("{:?}", auth.jwt) };
     assert_eq!(a.audience, ["https://gateway.example.com/mcp"]);
-    assert_eq!(a.algorithms, [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDsa]);
+    assert_eq!(a.algorithms, [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]);
     assert_eq!((a.leeway, a.refresh), (ConfigDuration::secs(30), ConfigDuration::mins(5)));
     assert_eq!((&*a.claims.roles, a.claims.tenant.as_deref()), ("realm_access.roles", Some("tid")));
     assert!(matches!(&b.keys, KeyLocation::Secret(secret) if secret.expose().len() == 35));
     assert_eq!((b.audience.len(), &b.algorithms[..]), (2, &[Algorithm::HS256][..]));
     assert_eq!((&*b.claims.user, &*b.claims.roles, &*b.claims.scopes), ("sub", "roles", "scope"));
     assert!(matches!(&c.keys, KeyLocation::PublicKey(pem) if pem.contains('\n')));
-    assert!(c.algorithms.len() == 9 && !c.algorithms.iter().any(|algorithm| algorithm.is_shared()));
+    assert!(c.algorithms.len() == 9 && !c.algorithms.iter().any(|algorithm| algorithm.is_symmetric()));
     assert_eq!(d.keys, KeyLocation::JwksFile("keys.json".into()));
     assert_eq!(d.signing_key, Some("private.pem".into()));
     let [ci, bare] = &auth.api_keys[..] else { panic!("{:?}", auth.api_keys) };
@@ -148,7 +153,7 @@ fn rate_limits_are_read_with_their_defaults() {
     let search = &limits.rules[1];
     assert_eq!(search.key, [KeyPart::User, KeyPart::Tool]);
     assert_eq!((texts(&search.match_.tools), &*search.match_.roles[0]), (vec!["search__*"], "dev"));
-    assert_eq!((limits.rules[3].key.len(), &limits.rules[3].match_), (0, &Match::default()));
+    assert_eq!((limits.rules[3].key.len(), &limits.rules[3].match_), (0, &MatchConfig::default()));
     let redis = config.redis.expect("it was given");
     assert_eq!((redis.url.expose(), &*redis.prefix), ("redis://:hunter2@127.0.0.1:6379", "tg:"));
     let bare = read("mcpServers: {}\nrate_limits: {}").rate_limits.expect("it was given");

@@ -16,7 +16,7 @@ use super::yaml::line::Line;
 
 /// An accepted key and its user.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ApiKey {
+pub struct ApiKeyConfig {
     /// For logs and limits; no two have the same.
     pub id: String,
     /// The SHA-256 of the key.
@@ -33,10 +33,10 @@ pub struct ApiKey {
     pub line: Line,
 }
 
-impl fmt::Debug for ApiKey {
+impl fmt::Debug for ApiKeyConfig {
     /// Without the hash: a weak key could be found by it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKey")
+        f.debug_struct("ApiKeyConfig")
             .field("id", &self.id)
             .field("sha256", &"***")
             .field("user", &self.user)
@@ -72,7 +72,11 @@ pub(super) struct RawApiKey {
 const EMPTY_SHA256_START: [u8; 4] = [0xe3, 0xb0, 0xc4, 0x42];
 
 /// All valid keys under `auth`.
-pub(super) fn keys(raw: Vec<RawApiKey>, auth: &NodeRef<'_>, references: &References<'_>) -> Vec<ApiKey> {
+pub(super) fn keys(
+    raw: Vec<RawApiKey>,
+    auth: &NodeRef<'_>,
+    references: &References<'_>,
+) -> Vec<ApiKeyConfig> {
     let items = auth.valid_items("api_keys");
     let keys =
         items.iter().zip(raw).filter_map(|(node_ref, key)| Some((node_ref, key.key(node_ref, references)?)));
@@ -92,13 +96,13 @@ pub(super) fn keys(raw: Vec<RawApiKey>, auth: &NodeRef<'_>, references: &Referen
 }
 
 impl RawApiKey {
-    fn key(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Option<ApiKey> {
+    fn key(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Option<ApiKeyConfig> {
         references.check_roles(node_ref.child("roles"));
         for list in ["roles", "scopes"] {
             node_ref.child(list).iter().for_each(NodeRef::check_distinct);
         }
         let sha256 = self.hash(&node_ref.child("sha256")?)?;
-        Some(ApiKey {
+        Some(ApiKeyConfig {
             user: self.user.map_or_else(|| self.id.0.clone(), |user| user.0),
             id: self.id.0,
             sha256,

@@ -3,11 +3,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::api_key::{self, ApiKey};
+use super::api_key::{self, ApiKeyConfig};
 use super::client_cert;
 use super::client_cert::ClientCertRule;
 use super::diagnostics::NodeRef;
-use super::issuer::{self, Issuer};
+use super::issuer::{self, IssuerConfig};
 use super::references::References;
 use super::scalar::names::{Name, ScopeName, names, scopes};
 use super::scalar::secret::Secret;
@@ -24,20 +24,20 @@ pub struct AuthConfig {
     /// Scopes that every caller with credentials must have.
     pub required_scopes: Vec<String>,
     /// The accepted issuers of tokens, with unique names.
-    pub jwt: Vec<Issuer>,
+    pub jwt: Vec<IssuerConfig>,
     /// The accepted keys, with unique ids and hashes.
-    pub api_keys: Vec<ApiKey>,
+    pub api_keys: Vec<ApiKeyConfig>,
     /// The accepted client certificates; the first match counts. Empty without `listen.tls.client_ca`.
     pub certificates: Vec<ClientCertRule>,
     /// The metadata document that shows clients where to get a token (RFC 9728).
-    pub resource_metadata: Option<ResourceMetadata>,
+    pub resource_metadata: Option<ResourceMetadataConfig>,
     /// Where a caller's token is exchanged for one that a server accepts.
     pub exchange: Option<Exchange>,
 }
 
 /// The metadata document that shows clients where to get a token (RFC 9728).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResourceMetadata {
+pub struct ResourceMetadataConfig {
     /// The URL of `/mcp` as authorization servers know it, kept exactly; by default `listen.public_url` and
     /// `/mcp`.
     pub resource: Option<String>,
@@ -134,7 +134,7 @@ impl RawAuth {
             jwt: issuer::issuers(self.jwt, node_ref),
             api_keys: api_key::keys(self.api_keys, node_ref, references),
             certificates: client_cert::certificates(self.certificates, node_ref, references),
-            resource_metadata: self.resource_metadata.map(|metadata| ResourceMetadata {
+            resource_metadata: self.resource_metadata.map(|metadata| ResourceMetadataConfig {
                 resource: metadata.resource.map(|link| link.0),
                 authorization_servers: metadata
                     .authorization_servers

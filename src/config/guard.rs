@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use filters::guard::Detector;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -24,22 +25,6 @@ pub struct GuardConfig {
     pub pins: BTreeMap<String, [u8; 32]>,
 }
 
-/// A kind of sensitive data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Detector {
-    /// Numbers of credit cards, by their check digit.
-    CreditCard,
-    /// Addresses of e-mail.
-    Email,
-    /// Numbers of bank accounts, by their check digits.
-    Iban,
-    /// Private keys in PEM.
-    PrivateKey,
-    /// Keys of well-known services, by their format.
-    ApiKey,
-}
-
 /// A custom pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CustomPattern {
@@ -54,30 +39,13 @@ pub struct CustomPattern {
 /// Longest regular expression, in bytes.
 const MAX_REGEX: usize = 1024;
 
-impl Detector {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::CreditCard, Self::Email, Self::Iban, Self::PrivateKey, Self::ApiKey];
-
-    /// The value in the config.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::CreditCard => "credit_card",
-            Self::Email => "email",
-            Self::Iban => "iban",
-            Self::PrivateKey => "private_key",
-            Self::ApiKey => "api_key",
-        }
-    }
-
-    /// All but the detector with too many matches for a default.
-    fn usual() -> Vec<Self> {
-        vec![Self::CreditCard, Self::Iban, Self::PrivateKey, Self::ApiKey]
-    }
+fn default_detectors() -> Vec<Detector> {
+    Detector::DEFAULT.to_vec()
 }
 
 impl Default for GuardConfig {
     fn default() -> Self {
-        Self { detectors: Detector::usual(), patterns: Vec::new(), pins: BTreeMap::new() }
+        Self { detectors: default_detectors(), patterns: Vec::new(), pins: BTreeMap::new() }
     }
 }
 
@@ -86,7 +54,7 @@ impl Default for GuardConfig {
 #[serde(rename = "Guard", deny_unknown_fields)]
 pub(super) struct RawGuard {
     /// Kinds of sensitive data to search for.
-    #[serde(default = "Detector::usual")]
+    #[serde(default = "default_detectors")]
     detectors: Vec<Detector>,
     /// Further patterns to search for.
     #[serde(default)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use filters::auth::Algorithm;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -17,7 +18,7 @@ use super::suggest;
 
 /// An accepted issuer of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issuer {
+pub struct IssuerConfig {
     /// The exact value of `iss` in its tokens.
     pub issuer: String,
     /// A token must have one of these in `aud`; at least one.
@@ -47,45 +48,6 @@ pub enum KeyLocation {
     PublicKey(String),
     /// A shared secret of at least 32 bytes.
     Secret(Secret),
-}
-
-/// How a token is signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
-#[allow(missing_docs, reason = "they are the words of RFC 7518")]
-pub enum Algorithm {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    #[serde(rename = "EdDSA")]
-    EdDsa,
-}
-
-impl Algorithm {
-    const SHARED: [Self; 3] = [Self::HS256, Self::HS384, Self::HS512];
-    const PAIRS: [Self; 9] = [
-        Self::RS256,
-        Self::RS384,
-        Self::RS512,
-        Self::PS256,
-        Self::PS384,
-        Self::PS512,
-        Self::ES256,
-        Self::ES384,
-        Self::EdDsa,
-    ];
-
-    /// Whether the key that verifies a signature can also sign.
-    pub fn is_shared(self) -> bool {
-        Self::SHARED.contains(&self)
-    }
 }
 
 /// An accepted issuer of tokens, with exactly one of `jwks_url`, `jwks_file`, `public_key` and `secret`.
@@ -143,7 +105,7 @@ const SOURCES: [&str; 4] = ["jwks_url", "jwks_file", "public_key", "secret"];
 const MIN_SECRET: usize = 32;
 
 /// All issuers under `auth`, without those that could not be understood.
-pub(super) fn issuers(raw: Vec<RawIssuer>, auth: &NodeRef<'_>) -> Vec<Issuer> {
+pub(super) fn issuers(raw: Vec<RawIssuer>, auth: &NodeRef<'_>) -> Vec<IssuerConfig> {
     let items = auth.valid_items("jwt");
     let mut seen = HashMap::new();
     for (node_ref, raw) in items.iter().zip(&raw) {
@@ -158,7 +120,7 @@ pub(super) fn issuers(raw: Vec<RawIssuer>, auth: &NodeRef<'_>) -> Vec<Issuer> {
 }
 
 impl RawIssuer {
-    fn issuer(self, node_ref: &NodeRef<'_>) -> Option<Issuer> {
+    fn issuer(self, node_ref: &NodeRef<'_>) -> Option<IssuerConfig> {
         self.check(node_ref);
         let keys = match (self.jwks_url, self.jwks_file, self.public_key, self.secret) {
             (Some(url), None, None, None) => KeyLocation::JwksUrl(url),
@@ -170,9 +132,9 @@ impl RawIssuer {
         };
         let usual = || match keys {
             KeyLocation::Secret(_) => vec![Algorithm::HS256],
-            _ => Algorithm::PAIRS.to_vec(),
+            _ => Algorithm::ASYMMETRIC.to_vec(),
         };
-        Some(Issuer {
+        Some(IssuerConfig {
             issuer: self.issuer.0,
             audience: self.audience.0,
             algorithms: self.algorithms.unwrap_or_else(usual),

@@ -2,9 +2,11 @@
 //!
 //! A warning never stops a start. It names settings and never values that may be secret.
 
+use filters::rbac::Effect;
+
 use super::server::{CredentialsMode, ServerTransport};
 use super::{
-    ClientAuth, Config, CounterStore, Effect, IpNetwork, Issuer, KeyLocation, Pinning, Redact, ServerConfig,
+    ClientAuth, Config, CounterStore, IpNetwork, IssuerConfig, KeyLocation, Pinning, Redact, ServerConfig,
     ServerName, Url,
 };
 
@@ -96,7 +98,7 @@ impl Config {
     fn lint_auth(&self, warnings: &mut Vec<String>) {
         let Some(auth) = &self.auth else { return };
         let open = |url: &Url| !url.is_tls() && !url.is_loopback();
-        for Issuer { issuer, keys, .. } in &auth.jwt {
+        for IssuerConfig { issuer, keys, .. } in &auth.jwt {
             if matches!(keys, KeyLocation::JwksUrl(url) if open(url)) {
                 warnings.push(format!(
                     "auth.jwt: the keys of {issuer} are fetched without encryption (http, not https): \

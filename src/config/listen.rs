@@ -19,12 +19,12 @@ use super::tls::ListenerTls;
 pub struct Listen {
     /// IP address and port; port 0 is one that the system chooses. A change needs a restart.
     #[serde(deserialize_with = "address")]
-    #[schemars(with = "Address")]
+    #[schemars(with = "SocketAddress")]
     pub address: SocketAddr,
     /// Origins (`https://app.example.com`) of the web pages that may call, or `*`. In lower case. Default: pages
     /// of this machine.
-    #[serde(deserialize_with = "texts::<Origin, _>")]
-    #[schemars(with = "Option<Vec<Origin>>")]
+    #[serde(deserialize_with = "texts::<AllowedOrigin, _>")]
+    #[schemars(with = "Option<Vec<AllowedOrigin>>")]
     pub allowed_origins: Option<Vec<String>>,
     /// Hosts (`gateway.example.com`, with any port unless one is given) that a request may name, or `*`.
     /// In lower case. Default: the names of this machine.
@@ -51,11 +51,11 @@ pub struct Listen {
 
 /// A separate listener for metrics, health and the admin API. Without it they are on the public listener.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Admin {
+#[serde(rename = "Admin", deny_unknown_fields)]
+pub struct AdminListener {
     /// IP address and port. A change needs a restart.
     #[serde(deserialize_with = "address")]
-    #[schemars(with = "Address")]
+    #[schemars(with = "SocketAddress")]
     pub address: SocketAddr,
 }
 
@@ -97,7 +97,7 @@ impl Listen {
     }
 }
 
-impl Admin {
+impl AdminListener {
     /// Reports an address that the public listener already uses.
     pub(super) fn check(&self, listen: &Listen, node_ref: &NodeRef<'_>) {
         let (here, there) = (self.address, listen.address);
@@ -108,9 +108,9 @@ impl Admin {
     }
 }
 
-struct Address(SocketAddr);
+struct SocketAddress(SocketAddr);
 
-impl ScalarValue for Address {
+impl ScalarValue for SocketAddress {
     const EXPECTED: &'static str = "an IP address and a port such as `127.0.0.1:8000` or `[::]:8000`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -125,16 +125,16 @@ impl ScalarValue for Address {
     }
 }
 
-scalar!(Address);
+scalar!(SocketAddress);
 
 fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
-    Address::deserialize(from).map(|address| address.0)
+    SocketAddress::deserialize(from).map(|address| address.0)
 }
 
 /// `scheme://host[:port]` as a browser sends it, or `*`.
-pub(super) struct Origin(String);
+pub(super) struct AllowedOrigin(String);
 
-impl ScalarValue for Origin {
+impl ScalarValue for AllowedOrigin {
     const EXPECTED: &'static str = "an origin such as `https://app.example.com`, or `*`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -157,7 +157,7 @@ impl ScalarValue for Origin {
     }
 }
 
-scalar!(Origin);
+scalar!(AllowedOrigin);
 
 /// `host[:port]`, or `*`.
 struct Host(String);
@@ -215,8 +215,8 @@ fn is_host(text: &str) -> bool {
     }
 }
 
-impl From<Origin> for String {
-    fn from(origin: Origin) -> Self {
+impl From<AllowedOrigin> for String {
+    fn from(origin: AllowedOrigin) -> Self {
         origin.0
     }
 }
@@ -251,13 +251,13 @@ macro_rules! text_schema {
 }
 
 text_schema!(
-    Address,
+    SocketAddress,
     "Address",
     "^(\\[[^\\]]+\\]|[0-9.]+):[0-9]+$",
     "An IP address and a port: `127.0.0.1:8000`."
 );
 text_schema!(
-    Origin,
+    AllowedOrigin,
     "Origin",
     "^(\\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#*]+)$",
     "`scheme://host[:port]`, or `*`."
@@ -281,7 +281,7 @@ mod tests {
             ("127.0.0.1:99999", Some("not an address")),
             ("8000", Some("not an address")),
         ] {
-            assert_eq!(Address::read(text).err(), wanted, "{text}");
+            assert_eq!(SocketAddress::read(text).err(), wanted, "{text}");
         }
     }
 
@@ -307,12 +307,12 @@ mod tests {
         for good in
             ["*", "https://App.example", "http://localhost:5173", "vscode-webview://abc", "http://[::1]:1"]
         {
-            assert_eq!(Origin::read(good).map(String::from), Ok(good.to_ascii_lowercase()));
+            assert_eq!(AllowedOrigin::read(good).map(String::from), Ok(good.to_ascii_lowercase()));
         }
         for bad in
             ["", "null", "app.example", "https://", "https://a/", "https://*.a", "https://a:x", "https://a b"]
         {
-            assert!(Origin::read(bad).is_err(), "{bad}");
+            assert!(AllowedOrigin::read(bad).is_err(), "{bad}");
         }
         for good in ["*", "GW.example", "gw.example:8443", "127.0.0.1", "[::1]", "[::1]:80"] {
             assert_eq!(Host::read(good).map(String::from), Ok(good.to_ascii_lowercase()));

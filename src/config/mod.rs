@@ -60,27 +60,27 @@ pub mod yaml;
 use loading::{LoadContext, LoadOutcome};
 
 pub use admin_address::AdminAddress;
-pub use api_key::ApiKey;
-pub use auth::{AuthConfig, Exchange, ResourceMetadata};
+pub use api_key::ApiKeyConfig;
+pub use auth::{AuthConfig, Exchange, ResourceMetadataConfig};
 pub use balance::{Balance, RetryOn, RetryPolicy};
 pub use claims::Claims;
 pub use client_cert::ClientCertRule;
 pub use diagnostic::{ConfigError, ConfigErrors};
 pub use diff::Change;
-pub use guard::{CustomPattern, Detector, GuardConfig};
-pub use issuer::{Algorithm, Issuer, KeyLocation};
+pub use guard::{CustomPattern, GuardConfig};
+pub use issuer::{IssuerConfig, KeyLocation};
 pub use json_schema::schema;
 pub use limits::Limits;
-pub use listen::{Admin, Listen};
+pub use listen::{AdminListener, Listen};
 pub use net::IpNetwork;
 pub use process::{Cors, CorsMethod, Log, LogFormat, LogLevel, Workers};
-pub use rate_limits::{Budget, CounterStore, KeyPart, Match, OnFailure, RateLimits, RateRule};
-pub use rbac::{Effect, RbacConfig, Rule, ScopeNeed};
+pub use rate_limits::{CounterStore, MatchConfig, RateLimits, RateRuleConfig};
+pub use rbac::{RbacConfig, RuleConfig, ScopeNeedConfig};
 pub use redis::{RedisConfig, RedisUrl};
 pub use reference::markdown as reference;
-pub use roles::{Pattern, PatternLists, Role};
+pub use roles::{Pattern, PatternListsConfig, RoleConfig};
 pub use scalar::duration::ConfigDuration;
-pub use scalar::globs::Globs;
+pub use scalar::globs::GlobList;
 pub use scalar::names::ServerName;
 pub use scalar::secret::Secret;
 pub use scalar::size::ByteSize;
@@ -106,7 +106,7 @@ pub struct Config {
     /// The public listener.
     pub listen: Listen,
     /// The listener for metrics, health and the admin API, if it is not the public one.
-    pub admin: Option<Admin>,
+    pub admin: Option<AdminListener>,
     /// Threads that serve requests.
     pub workers: Workers,
     /// The servers behind the gateway, without those that are switched off.
@@ -141,7 +141,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Toolset {
     /// Patterns over the federated names; at least one.
-    pub tools: Globs,
+    pub tools: GlobList,
 }
 
 /// Reads a config file, with the variables of this process's environment.

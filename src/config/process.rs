@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::listen::{Origin, texts};
+use super::listen::{AllowedOrigin, texts};
 use super::scalar::{ScalarValue, scalar};
 
 /// Threads that serve requests: `auto` is one for each core. A change needs a restart.
@@ -126,7 +126,7 @@ impl LogLevel {
 pub struct Cors {
     /// Origins that may read responses, or `*`. In lower case.
     #[serde(deserialize_with = "origins")]
-    #[schemars(with = "Vec<Origin>")]
+    #[schemars(with = "Vec<AllowedOrigin>")]
     pub origins: Vec<String>,
     /// Methods that they may use.
     #[serde(default = "CorsMethod::usual")]
@@ -208,7 +208,7 @@ fn any_header() -> Vec<String> {
 }
 
 fn origins<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    texts::<Origin, D>(from).map(Option::unwrap_or_default)
+    texts::<AllowedOrigin, D>(from).map(Option::unwrap_or_default)
 }
 
 fn headers<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {

@@ -1,7 +1,6 @@
 //! Rate limits: how much each caller may call.
 
-use std::time::Duration;
-
+use filters::rate_limit::{Budget, KeyPart, OnFailure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +10,7 @@ use super::rbac::check_names;
 use super::references::References;
 use super::roles::{Pattern, patterns};
 use super::scalar::duration::ConfigDuration;
-use super::scalar::globs::Globs;
+use super::scalar::globs::GlobList;
 use super::scalar::names::Name;
 use super::scalar::rate::{MAX_COUNT, RateSpec};
 use super::yaml::line::Line;
@@ -26,7 +25,7 @@ pub struct RateLimits {
     /// The timeout of Redis.
     pub timeout: ConfigDuration,
     /// All that match a call must let it pass.
-    pub rules: Vec<RateRule>,
+    pub rules: Vec<RateRuleConfig>,
 }
 
 /// Where counters are.
@@ -40,54 +39,26 @@ pub enum CounterStore {
     Redis,
 }
 
-/// What happens while the shared counters are not available.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OnFailure {
-    /// Counts in this process.
-    #[default]
-    Local,
-    /// Lets all calls pass.
-    Open,
-    /// Refuses all calls.
-    Closed,
-}
-
 /// One limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RateRule {
+pub struct RateRuleConfig {
     /// A unique name for errors, logs and metrics.
     pub name: String,
     /// Calls with equal values share a counter; without any, all calls share one.
     pub key: Vec<KeyPart>,
     /// Which calls it is about.
-    pub match_: Match,
+    pub match_: MatchConfig,
     /// How much.
     pub budget: Budget,
     /// Its line in the file.
     pub line: Line,
 }
 
-/// One value of a counter's key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "they are the words of the config")]
-pub enum KeyPart {
-    User,
-    Tenant,
-    Role,
-    Ip,
-    ApiKey,
-    Server,
-    Tool,
-    Method,
-}
-
 /// The calls of a limit. If any of `tools`, `prompts`, `resources` and `servers` is set, one of them must
 /// match. `methods` must match if set, and so must `roles`. Without any list, all calls match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are the words of the config")]
-pub struct Match {
+pub struct MatchConfig {
     pub tools: Vec<Pattern>,
     pub prompts: Vec<Pattern>,
     pub resources: Vec<Pattern>,
@@ -95,29 +66,6 @@ pub struct Match {
     pub servers: Vec<Pattern>,
     /// Callers that have one of these roles.
     pub roles: Vec<String>,
-}
-
-/// How much a limit lets pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Budget {
-    /// So many calls in each span of time, refilled all the time.
-    Rate {
-        /// Calls, at least one.
-        count: u64,
-        /// The time that they are for.
-        per: Duration,
-        /// Most calls at once after a pause.
-        burst: u64,
-    },
-    /// So many calls at the same time.
-    Concurrent(u32),
-    /// So many calls in each fixed window, aligned to UTC.
-    Quota {
-        /// Calls, at least one.
-        count: u64,
-        /// The window.
-        per: Duration,
-    },
 }
 
 /// Limits of rate, number and volume.
@@ -176,19 +124,19 @@ struct RawRateRule {
 struct RawMatch {
     /// Over the federated names of tools.
     #[serde(rename = "tools")]
-    _tools: Globs,
+    _tools: GlobList,
     /// Over the federated names of prompts.
     #[serde(rename = "prompts")]
-    _prompts: Globs,
+    _prompts: GlobList,
     /// Over the URIs of resources.
     #[serde(rename = "resources")]
-    _resources: Globs,
+    _resources: GlobList,
     /// Over methods.
     #[serde(rename = "methods")]
-    _methods: Globs,
+    _methods: GlobList,
     /// Over names of servers.
     #[serde(rename = "servers")]
-    _servers: Globs,
+    _servers: GlobList,
     /// Callers that have one of these roles themselves; inherited ones do not count.
     #[serde(rename = "roles")]
     _roles: Vec<Name>,
@@ -223,14 +171,14 @@ impl RawRateLimits {
 }
 
 impl RawRateRule {
-    fn rule(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Option<RateRule> {
+    fn rule(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Option<RateRuleConfig> {
         if let Some(key) = node_ref.child("key") {
             key.check_distinct();
         }
         let match_ =
             node_ref.child("match").map(|node_ref| matches(&node_ref, references)).unwrap_or_default();
         let budget = self.budget(node_ref)?;
-        Some(RateRule { name: self.name.0, key: self.key, match_, budget, line: node_ref.line() })
+        Some(RateRuleConfig { name: self.name.0, key: self.key, match_, budget, line: node_ref.line() })
     }
 
     /// Its only budget; `None` if an error was reported.
@@ -286,8 +234,8 @@ fn period(
     node_ref.reject(what, format!("expected a time window of {least} to {max}"));
 }
 
-fn matches(node_ref: &NodeRef<'_>, references: &References<'_>) -> Match {
-    let matches = Match {
+fn matches(node_ref: &NodeRef<'_>, references: &References<'_>) -> MatchConfig {
+    let matches = MatchConfig {
         tools: patterns(node_ref, "tools"),
         prompts: patterns(node_ref, "prompts"),
         resources: patterns(node_ref, "resources"),

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use filters::rbac::Effect;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::diagnostics::NodeRef;
 use super::references::References;
-use super::roles::{self, PatternLists, Role};
-use super::scalar::globs::Globs;
+use super::roles::{self, PatternListsConfig, RoleConfig};
+use super::scalar::globs::GlobList;
 use super::scalar::names::{Name, ScopeName};
 use super::yaml::line::Line;
 
@@ -19,30 +20,19 @@ pub struct RbacConfig {
     /// The decision where no rule and no role matches.
     pub default: Effect,
     /// The roles by name. Other role names have no effect.
-    pub roles: BTreeMap<String, Role>,
+    pub roles: BTreeMap<String, RoleConfig>,
     /// Scopes that some calls require in addition.
-    pub scopes: Vec<ScopeNeed>,
+    pub scopes: Vec<ScopeNeedConfig>,
     /// Conditions, evaluated in this order and before the roles: the first true one decides.
-    pub rules: Vec<Rule>,
-}
-
-/// A decision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// The call passes.
-    Allow,
-    /// The call is denied.
-    #[default]
-    Deny,
+    pub rules: Vec<RuleConfig>,
 }
 
 /// Scopes that calls need.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScopeNeed {
+pub struct ScopeNeedConfig {
     /// The calls: those that match one of tools, prompts and resources, and also methods and servers. Never
     /// empty, and without toolsets.
-    pub matches: PatternLists,
+    pub matches: PatternListsConfig,
     /// The scopes: all of them, at least one.
     pub require: Vec<String>,
     /// Its line in the file.
@@ -51,7 +41,7 @@ pub struct ScopeNeed {
 
 /// A condition and its effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct RuleConfig {
     /// For the log and for `explain`; no two have the same.
     pub name: String,
     /// A condition in CEL.
@@ -87,19 +77,19 @@ pub(super) struct RawRbac {
 struct RawScopeNeed {
     /// Over the federated names of tools.
     #[serde(default, rename = "tools")]
-    _tools: Globs,
+    _tools: GlobList,
     /// Over the federated names of prompts.
     #[serde(default, rename = "prompts")]
-    _prompts: Globs,
+    _prompts: GlobList,
     /// Over the URIs of resources.
     #[serde(default, rename = "resources")]
-    _resources: Globs,
+    _resources: GlobList,
     /// Over methods.
     #[serde(default, rename = "methods")]
-    _methods: Globs,
+    _methods: GlobList,
     /// Over names of servers.
     #[serde(default, rename = "servers")]
-    _servers: Globs,
+    _servers: GlobList,
     /// The scopes, all of which are needed.
     #[schemars(extend("minItems" = 1))]
     require: Vec<ScopeName>,
@@ -139,7 +129,7 @@ impl RawRbac {
 }
 
 impl RawScopeNeed {
-    fn need(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> ScopeNeed {
+    fn need(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> ScopeNeedConfig {
         if let Some(node_ref) = node_ref.child("require").filter(|require| require.node.items().is_empty()) {
             node_ref.reject("empty", "expected at least one scope");
         }
@@ -150,12 +140,12 @@ impl RawScopeNeed {
             node_ref.reject("matches nothing", expected);
         }
         let require = self.require.into_iter().map(|scope| scope.0).collect();
-        ScopeNeed { matches: roles::lists(node_ref, references), require, line: node_ref.line() }
+        ScopeNeedConfig { matches: roles::lists(node_ref, references), require, line: node_ref.line() }
     }
 }
 
 impl RawRule {
-    fn rule(self, node_ref: &NodeRef<'_>) -> Rule {
+    fn rule(self, node_ref: &NodeRef<'_>) -> RuleConfig {
         if let Some(node_ref) = node_ref.child("when") {
             if self.when.trim().is_empty() {
                 node_ref.reject("empty", "expected a condition such as `call.tool == \"files__write\"`");
@@ -169,7 +159,7 @@ impl RawRule {
             let what = format!("{}: not allowed with `effect: allow`", message.path);
             message.reject_key(what, "only denied callers receive a message: remove it", "");
         }
-        Rule {
+        RuleConfig {
             name: self.name.0,
             when: self.when,
             effect: self.effect,

@@ -16,7 +16,7 @@ pub struct RedisConfig {
     pub url: RedisUrl,
     /// The prefix of all keys in Redis.
     #[serde(default = "prefix", deserialize_with = "plain")]
-    #[schemars(with = "Prefix")]
+    #[schemars(with = "RedisPrefix")]
     pub prefix: String,
 }
 
@@ -132,9 +132,9 @@ impl JsonSchema for RedisUrl {
 }
 
 /// The prefix of all keys.
-struct Prefix(String);
+struct RedisPrefix(String);
 
-impl ScalarValue for Prefix {
+impl ScalarValue for RedisPrefix {
     const EXPECTED: &'static str = "at most 64 visible ASCII characters, such as `toolgate:`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -143,9 +143,9 @@ impl ScalarValue for Prefix {
     }
 }
 
-scalar!(Prefix);
+scalar!(RedisPrefix);
 
-impl JsonSchema for Prefix {
+impl JsonSchema for RedisPrefix {
     fn schema_name() -> Cow<'static, str> {
         "RedisPrefix".into()
     }
@@ -164,7 +164,7 @@ fn prefix() -> String {
 }
 
 fn plain<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    Prefix::deserialize(from).map(|prefix| prefix.0)
+    RedisPrefix::deserialize(from).map(|prefix| prefix.0)
 }
 
 #[cfg(test)]

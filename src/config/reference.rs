@@ -27,13 +27,13 @@ the key. *none*: nothing applies without the key. Any value may hold `${VAR}` or
 pub fn markdown(schema: &Value, example: &str) -> String {
     let source = Source::new(example);
     let root = parser::parse(&source, example, 0).ok().and_then(|(root, _)| root);
-    let mut page = Page { schema, root, source, seen: BTreeMap::new(), out: HEAD.to_owned() };
+    let mut page = ReferencePage { schema, root, source, seen: BTreeMap::new(), out: HEAD.to_owned() };
     page.section("", schema);
     page.types();
     page.out
 }
 
-struct Page<'t> {
+struct ReferencePage<'t> {
     schema: &'t Value,
     root: Option<Rc<Node>>,
     source: Source<'t>,
@@ -42,7 +42,7 @@ struct Page<'t> {
     out: String,
 }
 
-impl<'t> Page<'t> {
+impl<'t> ReferencePage<'t> {
     /// A table of the keys of one block, then the blocks in it.
     fn section(&mut self, path: &str, block: &'t Value) {
         let title = if path.is_empty() { "Top level" } else { path };

@@ -7,20 +7,20 @@ use serde::Deserialize;
 
 use super::diagnostics::NodeRef;
 use super::references::References;
-use super::scalar::globs::Globs;
+use super::scalar::globs::GlobList;
 use super::scalar::names::{Name, ServerName};
 use super::suggest;
 use super::yaml::line::Line;
 
 /// A role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Role {
+pub struct RoleConfig {
     /// Inherited roles, with their permissions and prohibitions; they exist and form no cycle.
     pub inherits: Vec<String>,
     /// What the role allows.
-    pub allow: PatternLists,
+    pub allow: PatternListsConfig,
     /// What the role denies, even if it is allowed elsewhere.
-    pub deny: PatternLists,
+    pub deny: PatternListsConfig,
     /// Whether the role may use the admin API.
     pub admin: bool,
     /// Its line in the file.
@@ -30,7 +30,7 @@ pub struct Role {
 /// Patterns over qualified names, URIs of resources, methods and names of servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are the words of the config")]
-pub struct PatternLists {
+pub struct PatternListsConfig {
     pub tools: Vec<Pattern>,
     pub prompts: Vec<Pattern>,
     pub resources: Vec<Pattern>,
@@ -40,7 +40,7 @@ pub struct PatternLists {
     pub toolsets: Vec<ServerName>,
 }
 
-/// One valid pattern: see [`Globs`](super::Globs).
+/// One valid pattern: see [`GlobList`](super::GlobList).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     /// As it was raw.
@@ -49,7 +49,7 @@ pub struct Pattern {
     pub line: Line,
 }
 
-impl PatternLists {
+impl PatternListsConfig {
     /// Nothing is singled out.
     pub fn is_empty(&self) -> bool {
         let lists = [&self.tools, &self.prompts, &self.resources, &self.methods, &self.servers];
@@ -77,30 +77,30 @@ pub(super) struct RawRole {
 struct RawLists {
     /// Over the federated names of tools: `files__read_*`.
     #[serde(rename = "tools")]
-    _tools: Globs,
+    _tools: GlobList,
     /// Over the federated names of prompts.
     #[serde(rename = "prompts")]
-    _prompts: Globs,
+    _prompts: GlobList,
     /// Over the URIs of resources.
     #[serde(rename = "resources")]
-    _resources: Globs,
+    _resources: GlobList,
     /// Over methods: `tools/*`. If any role of a caller allows methods, only those that its roles list pass.
     #[serde(rename = "methods")]
-    _methods: Globs,
+    _methods: GlobList,
     /// Over names of servers: everything that these offer.
     #[serde(rename = "servers")]
-    _servers: Globs,
+    _servers: GlobList,
     /// Names of toolsets: the tools that these bundle.
     toolsets: Vec<ServerName>,
 }
 
 impl RawRole {
-    fn role(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> Role {
+    fn role(self, node_ref: &NodeRef<'_>, references: &References<'_>) -> RoleConfig {
         let lists = |key: &str, raw: RawLists| match node_ref.child(key) {
-            Some(node_ref) => PatternLists { toolsets: raw.toolsets, ..lists(&node_ref, references) },
-            None => PatternLists::default(),
+            Some(node_ref) => PatternListsConfig { toolsets: raw.toolsets, ..lists(&node_ref, references) },
+            None => PatternListsConfig::default(),
         };
-        Role {
+        RoleConfig {
             inherits: self.inherits.into_iter().map(|name| name.0).collect(),
             allow: lists("allow", self.allow),
             deny: lists("deny", self.deny),
@@ -111,8 +111,8 @@ impl RawRole {
 }
 
 /// The lists of patterns in this mapping, with the places of their items.
-pub(super) fn lists(node_ref: &NodeRef<'_>, references: &References<'_>) -> PatternLists {
-    let lists = PatternLists {
+pub(super) fn lists(node_ref: &NodeRef<'_>, references: &References<'_>) -> PatternListsConfig {
+    let lists = PatternListsConfig {
         tools: patterns(node_ref, "tools"),
         prompts: patterns(node_ref, "prompts"),
         resources: patterns(node_ref, "resources"),
@@ -145,7 +145,7 @@ pub(super) fn roles(
     mut raw: BTreeMap<String, RawRole>,
     node_ref: &NodeRef<'_>,
     references: &References<'_>,
-) -> BTreeMap<String, Role> {
+) -> BTreeMap<String, RoleConfig> {
     let mut roles = BTreeMap::new();
     for entry in node_ref.node.entries() {
         let Some((name, role)) = raw.remove_entry(&entry.key) else { continue };
@@ -161,7 +161,7 @@ pub(super) fn roles(
 }
 
 /// Every inherited role exists, and no role inherits itself, directly or indirectly.
-fn check_inheritance(roles: &BTreeMap<String, Role>, node_ref: &NodeRef<'_>) {
+fn check_inheritance(roles: &BTreeMap<String, RoleConfig>, node_ref: &NodeRef<'_>) {
     let names: Vec<_> = node_ref.node.entries().iter().map(|entry| &*entry.key).collect();
     for entry in node_ref.node.entries() {
         let Some(list) = node_ref.under(entry).child("inherits") else { continue };
@@ -182,7 +182,7 @@ fn check_inheritance(roles: &BTreeMap<String, Role>, node_ref: &NodeRef<'_>) {
 /// Walks up from a role; the item that closes a circle is reported.
 fn find_cycle<'r>(
     name: &'r str,
-    roles: &'r BTreeMap<String, Role>,
+    roles: &'r BTreeMap<String, RoleConfig>,
     node_ref: &NodeRef<'_>,
     trail: &mut Vec<&'r str>,
     settled: &mut Vec<&'r str>,

@@ -10,13 +10,13 @@ use super::client_cert;
 use super::diagnostics::NodeRef;
 use super::guard;
 use super::limits::Limits;
-use super::listen::{Admin, Listen};
+use super::listen::{AdminListener, Listen};
 use super::process::{Cors, Log, Workers};
 use super::rate_limits;
 use super::rbac;
 use super::redis::RedisConfig;
 use super::references::References;
-use super::scalar::globs::Globs;
+use super::scalar::globs::GlobList;
 use super::scalar::names::ServerName;
 use super::server::{CredentialsMode, ServerConfig};
 use super::server_raw;
@@ -32,7 +32,7 @@ pub(super) struct RawConfig {
     #[serde(default)]
     listen: Listen,
     /// A separate listener for metrics, health and the admin API. Without it they are on the public listener.
-    admin: Option<Admin>,
+    admin: Option<AdminListener>,
     /// The number of threads, 1 to 1024. `auto` is one per core. A change needs a restart. Default: `auto`.
     #[serde(default)]
     workers: Workers,
@@ -69,7 +69,7 @@ pub(super) struct RawConfig {
 struct RawToolset {
     /// Patterns over the federated names: `search__*`.
     #[schemars(extend("minItems" = 1))]
-    tools: Globs,
+    tools: GlobList,
 }
 
 /// Reads and validates the whole tree. Without a result, the errors are already reported.

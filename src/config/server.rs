@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::balance::{Balance, RetryPolicy};
 use super::limits::Limits;
 use super::scalar::duration::ConfigDuration;
-use super::scalar::globs::Globs;
+use super::scalar::globs::GlobList;
 use super::scalar::secret::Secret;
 use super::scalar::size::ByteSize;
 use super::scalar::url::Url;
@@ -146,9 +146,9 @@ pub enum Builtin {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tools {
     /// Only these, if set; never empty then.
-    pub allow: Option<Globs>,
+    pub allow: Option<GlobList>,
     /// Not these, even if allowed.
-    pub deny: Globs,
+    pub deny: GlobList,
     /// From the server's own name to the one that is shown instead, without prefix.
     pub rename: BTreeMap<String, String>,
 }

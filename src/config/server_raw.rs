@@ -14,7 +14,7 @@ use super::balance::{Balance, RetryPolicy};
 use super::diagnostics::NodeRef;
 use super::dialect;
 use super::scalar::duration::ConfigDuration;
-use super::scalar::globs::Globs;
+use super::scalar::globs::GlobList;
 use super::scalar::names::{Name, Prefix, ServerName, ToolName};
 use super::scalar::secret::Secret;
 use super::scalar::size::ByteSize;
@@ -179,9 +179,9 @@ pub(super) enum RawTransport {
 pub(super) struct RawTools {
     /// Only these.
     #[schemars(extend("minItems" = 1))]
-    pub(super) allow: Option<Globs>,
+    pub(super) allow: Option<GlobList>,
     /// Not these, even if allowed.
-    pub(super) deny: Globs,
+    pub(super) deny: GlobList,
     /// From the server's own name of a tool to the one that is shown.
     pub(super) rename: BTreeMap<String, ToolName>,
 }

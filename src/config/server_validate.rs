@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use super::diagnostics::NodeRef;
 use super::limits::{CALL, RESPONSE, STREAM, within};
 use super::scalar::duration::ConfigDuration;
-use super::scalar::globs::Globs;
+use super::scalar::globs::GlobList;
 use super::server::CredentialsMode;
 use super::server_raw::{RawServer, RawTools, RawTransport};
 use super::suggest;
@@ -313,7 +313,7 @@ impl RawServer {
 
 impl RawTools {
     fn check(&self, node_ref: &NodeRef<'_>) {
-        if self.allow.as_ref().is_some_and(Globs::is_empty)
+        if self.allow.as_ref().is_some_and(GlobList::is_empty)
             && let Some(allow) = node_ref.child("allow").filter(|allow| allow.node.items().is_empty())
         {
             allow.reject("empty list would hide every tool", "add an entry, or remove the key");

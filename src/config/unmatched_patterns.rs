@@ -3,7 +3,7 @@
 //! The tools of a server are not known here, only the prefix of their qualified names. A pattern is reported
 //! if it matches no name with any prefix. A server without a prefix may have any name.
 
-use super::{Config, Globs, Pattern};
+use super::{Config, GlobList, Pattern};
 
 impl Config {
     /// One sentence for each such pattern.
@@ -46,7 +46,8 @@ impl Config {
         }
         let mut check = |path: String, patterns: &[Pattern]| {
             for Pattern { text, line } in patterns {
-                if Globs::of(text).is_some_and(|globs| !self.servers.keys().any(|name| globs.is_match(name)))
+                if GlobList::of(text)
+                    .is_some_and(|globs| !self.servers.keys().any(|name| globs.is_match(name)))
                 {
                     reported.push(format!("{path} (line {line}): no enabled server matches `{text}`"));
                 }

@@ -10,7 +10,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::{Gateway, RequestContext, request_body, respond};
-use crate::admin::{Admin, AdminPath, Response, tool_pins};
+use crate::admin::{Admin, AdminPath, AdminResponse, tool_pins};
 use crate::catalog;
 use crate::telemetry::Outcome;
 
@@ -58,7 +58,7 @@ async fn approve(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &RequestContext,
-) -> pingora::Result<Result<Response, Rejection>> {
+) -> pingora::Result<Result<AdminResponse, Rejection>> {
     if let Err(rejection) = admin(gateway, ctx).may_approve() {
         return Ok(Err(rejection));
     }
@@ -82,7 +82,7 @@ fn admin<'a>(gateway: &'a Gateway, ctx: &'a RequestContext) -> Admin<'a> {
     }
 }
 
-async fn write(session: &mut Session, ctx: &RequestContext, response: Response) -> pingora::Result<()> {
+async fn write(session: &mut Session, ctx: &RequestContext, response: AdminResponse) -> pingora::Result<()> {
     let mut head = ResponseHeader::build(response.status, Some(4))?;
     if let Some(kind) = response.content_type {
         head.insert_header(CONTENT_TYPE, HeaderValue::from_static(kind))?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use filters::Chain;
 use filters::auth::{self, Auth, KeySet, KeySource, StaticKeys};
 use filters::cel::Condition;
-use filters::guard::{Detector, Redactor};
+use filters::guard::Redactor;
 use filters::header_match::HeaderMatch;
 use filters::origin::Origin;
 use filters::rate_limit;
@@ -92,7 +92,7 @@ fn build_auth(
         issuers.push(auth::Issuer {
             issuer: issuer.issuer.clone(),
             audiences: issuer.audience.clone(),
-            algorithms: issuer.algorithms.iter().map(|algorithm| algorithm_of(*algorithm)).collect(),
+            algorithms: issuer.algorithms.clone(),
             leeway: issuer.leeway.get(),
             claims: auth::ClaimPaths {
                 user: issuer.claims.user.clone(),
@@ -104,7 +104,7 @@ fn build_auth(
         });
     }
     let public_url = config.listen.base_url();
-    let key = |key: &config::ApiKey| auth::ApiKey {
+    let key = |key: &config::ApiKeyConfig| auth::ApiKey {
         id: key.id.clone(),
         sha256: key.sha256,
         user: key.user.clone(),
@@ -140,7 +140,7 @@ fn client_cert(certificate: &config::ClientCertRule) -> auth::ClientCertMapping 
 }
 
 fn build_keys(
-    issuer: &config::Issuer,
+    issuer: &config::IssuerConfig,
     before: &ReloadState,
     reload_state: &mut ReloadState,
     runtime: &Handle,
@@ -170,20 +170,15 @@ fn build_keys(
     if let Some((at, why)) = set.skipped().first().filter(|_| set.is_empty()) {
         return Err(format!("there is no key among them that can be used; number {}: {why}", at + 1));
     }
-    let serves = |algorithm: &&config::Algorithm| set.serves(algorithm_of(**algorithm));
-    if !issuer.algorithms.iter().any(|algorithm| serves(&algorithm)) {
-        let message: Vec<&str> = issuer.algorithms.iter().map(|a| algorithm_of(*a).as_str()).collect();
+    if !issuer.algorithms.iter().any(|algorithm| set.serves(*algorithm)) {
+        let message: Vec<&str> = issuer.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
         return Err(format!("the key is of no use for {}", message.join(", ")));
     }
     Ok(Arc::new(StaticKeys::new(set)))
 }
 
 fn build_rbac(rbac: &config::RbacConfig, config: &Config) -> Result<Rbac, String> {
-    let effect = |effect| match effect {
-        config::Effect::Allow => rbac::Effect::Allow,
-        config::Effect::Deny => rbac::Effect::Deny,
-    };
-    let lists = |lists: &config::PatternLists| {
+    let lists = |lists: &config::PatternListsConfig| {
         let mut tools = pattern_texts(&lists.tools);
         for toolset in lists.toolsets.iter().filter_map(|name| config.toolsets.get(name)) {
             tools.extend(toolset.tools.patterns().iter().cloned());
@@ -202,12 +197,12 @@ fn build_rbac(rbac: &config::RbacConfig, config: &Config) -> Result<Rbac, String
             name: rule.name.clone(),
             when: Condition::compile(&rule.when)
                 .map_err(|flaw| format!("rbac.rules: `{}`: {}", rule.name, flaw.what))?,
-            effect: effect(rule.effect),
+            effect: rule.effect,
             message: rule.message.clone(),
         });
     }
     Rbac::new(rbac::RbacSettings {
-        default: effect(rbac.default),
+        default: rbac.default,
         roles: rbac
             .roles
             .iter()
@@ -248,7 +243,7 @@ fn build_rate_limits(
         let matches = &rule.match_;
         rules.push(rate_limit::RateRule {
             name: rule.name.clone(),
-            key: rule.key.iter().map(|part| key_part(*part)).collect(),
+            key: rule.key.clone(),
             matches: rate_limit::Match {
                 tools: globs(&matches.tools)?,
                 prompts: globs(&matches.prompts)?,
@@ -259,11 +254,7 @@ fn build_rate_limits(
                 roles: rate_limit::Globs::new(&matches.roles)
                     .map_err(|error| format!("rate_limits: {error}"))?,
             },
-            budget: match rule.budget {
-                config::Budget::Rate { count, per, burst } => rate_limit::Budget::Rate { count, per, burst },
-                config::Budget::Concurrent(max) => rate_limit::Budget::Concurrent(max),
-                config::Budget::Quota { count, per } => rate_limit::Budget::Quota { count, per },
-            },
+            budget: rule.budget,
         });
     }
     let shared = match (limits.store, &config.redis) {
@@ -281,59 +272,12 @@ fn build_rate_limits(
         }
         _ => None,
     };
-    let on_failure = match limits.on_failure {
-        config::OnFailure::Local => rate_limit::OnFailure::Local,
-        config::OnFailure::Open => rate_limit::OnFailure::Open,
-        config::OnFailure::Closed => rate_limit::OnFailure::Closed,
-    };
-    Ok(Rate::new(rules, reload_state.counters.clone(), shared, on_failure))
-}
-
-fn key_part(part: config::KeyPart) -> rate_limit::KeyPart {
-    match part {
-        config::KeyPart::User => rate_limit::KeyPart::User,
-        config::KeyPart::Tenant => rate_limit::KeyPart::Tenant,
-        config::KeyPart::Role => rate_limit::KeyPart::Role,
-        config::KeyPart::Ip => rate_limit::KeyPart::Ip,
-        config::KeyPart::ApiKey => rate_limit::KeyPart::ApiKey,
-        config::KeyPart::Server => rate_limit::KeyPart::Server,
-        config::KeyPart::Tool => rate_limit::KeyPart::Tool,
-        config::KeyPart::Method => rate_limit::KeyPart::Method,
-    }
+    Ok(Rate::new(rules, reload_state.counters.clone(), shared, limits.on_failure))
 }
 
 /// The secret detection that the configuration describes.
 pub fn redactor(guard: &config::GuardConfig) -> Result<Arc<Redactor>, String> {
-    let detectors: Vec<Detector> = guard
-        .detectors
-        .iter()
-        .map(|detector| match detector {
-            config::Detector::CreditCard => Detector::CreditCard,
-            config::Detector::Email => Detector::Email,
-            config::Detector::Iban => Detector::Iban,
-            config::Detector::PrivateKey => Detector::PrivateKey,
-            config::Detector::ApiKey => Detector::ApiKey,
-        })
-        .collect();
     let custom: Vec<(String, String)> =
         guard.patterns.iter().map(|pattern| (pattern.name.clone(), pattern.regex.clone())).collect();
-    Redactor::new(&detectors, &custom).map(Arc::new).map_err(|flaw| format!("guard.patterns: {flaw}"))
-}
-
-/// The same algorithm of RFC 7518 as the filters name it.
-pub fn algorithm_of(algorithm: config::Algorithm) -> auth::Algorithm {
-    match algorithm {
-        config::Algorithm::HS256 => auth::Algorithm::HS256,
-        config::Algorithm::HS384 => auth::Algorithm::HS384,
-        config::Algorithm::HS512 => auth::Algorithm::HS512,
-        config::Algorithm::RS256 => auth::Algorithm::RS256,
-        config::Algorithm::RS384 => auth::Algorithm::RS384,
-        config::Algorithm::RS512 => auth::Algorithm::RS512,
-        config::Algorithm::PS256 => auth::Algorithm::PS256,
-        config::Algorithm::PS384 => auth::Algorithm::PS384,
-        config::Algorithm::PS512 => auth::Algorithm::PS512,
-        config::Algorithm::ES256 => auth::Algorithm::ES256,
-        config::Algorithm::ES384 => auth::Algorithm::ES384,
-        config::Algorithm::EdDsa => auth::Algorithm::EdDSA,
-    }
+    Redactor::new(&guard.detectors, &custom).map(Arc::new).map_err(|flaw| format!("guard.patterns: {flaw}"))
 }

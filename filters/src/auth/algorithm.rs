@@ -6,8 +6,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// How a token is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, JsonSchema)]
 pub enum Algorithm {
+    HS256,
+    HS384,
+    HS512,
     RS256,
     RS384,
     RS512,
@@ -17,9 +24,6 @@ pub enum Algorithm {
     ES256,
     ES384,
     EdDSA,
-    HS256,
-    HS384,
-    HS512,
 }
 
 use Algorithm::*;

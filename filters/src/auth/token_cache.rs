@@ -42,9 +42,9 @@ pub(super) struct CachedToken {
     pub size: usize,
 }
 
-pub(super) struct TokenCache([RwLock<Shard>; SHARDS]);
+pub(super) struct TokenCache([RwLock<TokenShard>; SHARDS]);
 
-struct Shard {
+struct TokenShard {
     entries: HashMap<TokenDigest, (CachedToken, Instant)>,
     bytes: usize,
     swept: Instant,
@@ -52,7 +52,7 @@ struct Shard {
 
 impl TokenCache {
     pub fn new() -> Self {
-        Self(std::array::from_fn(|_| RwLock::new(Shard::new())))
+        Self(std::array::from_fn(|_| RwLock::new(TokenShard::new())))
     }
 
     pub fn get(&self, digest: &TokenDigest) -> Option<CachedToken> {
@@ -70,14 +70,14 @@ impl TokenCache {
         self.shard(digest).write().expect(UNPOISONED).remove(digest);
     }
 
-    fn shard(&self, digest: &TokenDigest) -> &RwLock<Shard> {
+    fn shard(&self, digest: &TokenDigest) -> &RwLock<TokenShard> {
         &self.0[usize::from(digest[0]) % SHARDS]
     }
 }
 
 const UNPOISONED: &str = "nothing panics while it holds the lock";
 
-impl Shard {
+impl TokenShard {
     fn new() -> Self {
         Self { entries: HashMap::new(), bytes: 0, swept: Instant::now() }
     }
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_never_takes_more_than_its_room() {
-        let mut shard = Shard::new();
+        let mut shard = TokenShard::new();
         for n in 0..20_000u32 {
             shard.put(digest(&n.to_string()), entry(700), Instant::now());
             assert!(shard.bytes <= CAPACITY / SHARDS);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_is_old_is_dropped_by_what_comes() {
-        let mut shard = Shard::new();
+        let mut shard = TokenShard::new();
         let start = Instant::now();
         shard.put(digest("old"), entry(700), start);
         shard.put(digest("young"), entry(700), start + MAX_AGE);

@@ -15,7 +15,7 @@ use super::fields::fields;
 use super::value::{self, Arguments, InvalidArguments};
 use crate::request::{CallTarget, Caller, TargetKind};
 
-type Members<'a> = HashMap<CelMapKey<'a>, Box<dyn Val + 'a>>;
+type CelMembers<'a> = HashMap<CelMapKey<'a>, Box<dyn Val + 'a>>;
 
 /// One call, as conditions see it.
 pub struct CelContext<'a> {
@@ -120,7 +120,7 @@ impl<'a> CelContext<'a> {
 
     /// A whole variable, for conditions that access it by key.
     fn whole<'b>(&'b self, root: &str, fields: &[&'static str]) -> Option<CowVal<'b, 'b>> {
-        let mut members: Members<'b> = HashMap::with_capacity(fields.len());
+        let mut members: CelMembers<'b> = HashMap::with_capacity(fields.len());
         for field in fields {
             let Some(value) = self.field(&format!("{root}.{field}")) else { continue };
             // Each pass of a loop copies it again.

@@ -121,12 +121,12 @@ const MAX_PATTERNS: usize = 512;
 const LARGE_PATTERN: usize = 64 << 10;
 
 /// A pattern that a thread remembers.
-struct Pattern {
+struct CompiledRegex {
     regex: regex::Regex,
     is_large: bool,
 }
 
-impl Pattern {
+impl CompiledRegex {
     fn new(pattern: &str) -> Result<Self, regex::Error> {
         let is_large = regex::RegexBuilder::new(pattern).size_limit(LARGE_PATTERN).build().is_err();
         Ok(Self { regex: regex::Regex::new(pattern)?, is_large })
@@ -141,7 +141,7 @@ impl Pattern {
 /// `matches` of the standard library compiles its pattern at each call.
 fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
     thread_local! {
-        static PATTERNS: RefCell<HashMap<String, Pattern>> = RefCell::default();
+        static PATTERNS: RefCell<HashMap<String, CompiledRegex>> = RefCell::default();
     }
     let text = |at: usize| args.get(at).and_then(|arg| arg.downcast_ref::<CelString>()).map(|s| s.inner());
     let (Some(text), Some(pattern)) = (text(0), text(1)) else {
@@ -154,7 +154,8 @@ fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, Executio
         if patterns.len() == MAX_PATTERNS {
             patterns.clear();
         }
-        let compiled = Pattern::new(pattern).map_err(|e| ExecutionError::function_error("matches", e))?;
+        let compiled =
+            CompiledRegex::new(pattern).map_err(|e| ExecutionError::function_error("matches", e))?;
         let found = compiled.is_match(text);
         patterns.insert(pattern.to_owned(), compiled);
         found

@@ -11,17 +11,20 @@ use std::sync::LazyLock;
 
 use memchr::memmem;
 use regex::Regex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// A kind of secret to search for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+/// A kind of sensitive data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Detector {
-    /// 13 to 19 digits of a known card network with a right check digit.
+    /// Numbers of credit cards: 13 to 19 digits of a known card network with a right check digit.
     CreditCard,
+    /// Addresses of e-mail.
     Email,
-    /// In capitals, with the length of its country and right check digits.
+    /// Numbers of bank accounts (IBAN), in capitals, with the length of their country and right check digits.
     Iban,
-    /// A PEM block of a private key.
+    /// Private keys in PEM.
     PrivateKey,
     /// Keys and tokens with a prefix of their issuer, and JSON Web Tokens.
     ApiKey,

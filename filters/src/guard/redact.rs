@@ -193,10 +193,10 @@ impl Redactor {
             out.extend_from_slice(&text[at..hit.start]);
             let label = &self.labels[hit.label];
             let word = match hit.form {
-                Form::Text => format!("[redacted:{label}]"),
-                Form::Number => format!("\"[redacted:{label}]\""),
+                HitForm::Text => format!("[redacted:{label}]"),
+                HitForm::Number => format!("\"[redacted:{label}]\""),
                 // Two members would get the same name.
-                Form::Key => {
+                HitForm::Key => {
                     keys += 1;
                     format!("[redacted:{label}#{keys}]")
                 }
@@ -223,11 +223,11 @@ struct Hit {
     start: usize,
     end: usize,
     label: usize,
-    form: Form,
+    form: HitForm,
 }
 
 #[derive(Clone, Copy)]
-enum Form {
+enum HitForm {
     Text,
     Key,
     Number,
@@ -244,8 +244,8 @@ impl Search<'_> {
     fn leaf(&mut self, leaf: JsonLeaf) {
         let (text, form) = match leaf {
             JsonLeaf::Number(span) => return self.number(span),
-            JsonLeaf::Text(text) => (text, Form::Text),
-            JsonLeaf::Key(text) => (text, Form::Key),
+            JsonLeaf::Text(text) => (text, HitForm::Text),
+            JsonLeaf::Key(text) => (text, HitForm::Key),
         };
         let base = text.span.start + 1;
         let raw = &self.json[base..text.span.end - 1];
@@ -285,7 +285,7 @@ impl Search<'_> {
             Some(self.redactor.detectors.len() + at)
         };
         if let Some(label) = card.filter(|_| is_card_number(raw)).or_else(custom) {
-            self.hits.push(Hit { start: span.start, end: span.end, label, form: Form::Number });
+            self.hits.push(Hit { start: span.start, end: span.end, label, form: HitForm::Number });
         }
     }
 }

@@ -6,6 +6,8 @@
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::request::{Call, CallTarget, Caller, TargetKind};
@@ -14,12 +16,14 @@ use mcp::jsonrpc::request::MessageKind;
 /// Longest text that is written unchanged to a shared store's key.
 const MAX_PLAIN: usize = 48;
 
-/// A missing part of a call (a tenant, a tool) counts as empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// One value of a counter's key. A missing one (a tenant, a tool) counts as empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum KeyPart {
     /// The caller: method, issuer, tenant and name. So users with the same name of two issuers have two
     /// budgets. All anonymous callers count as one.
     User,
+    /// The tenant of the caller.
     Tenant,
     /// All callers with a role share its budget. A call takes from the budget of each role of its caller (of
     /// those that `match.roles` lists, if set).
@@ -28,9 +32,11 @@ pub enum KeyPart {
     Ip,
     /// The id of the API key.
     ApiKey,
+    /// The name of the server.
     Server,
-    /// The qualified name of the tool.
+    /// The federated name of the tool.
     Tool,
+    /// The method of the call.
     Method,
 }
 

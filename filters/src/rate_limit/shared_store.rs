@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::acquire::{Acquisition, Slots, StoreBackoff, acquire_local};
@@ -48,15 +50,16 @@ pub enum StoreOutcome {
 #[error("the shared limits cannot be judged")]
 pub struct StoreUnavailable;
 
-/// What happens to a call while the shared store is down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What happens while the shared counters are not available.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum OnFailure {
-    /// The counters of this process decide: each gateway has the whole budget meanwhile.
+    /// Counts in this process: each gateway has the whole budget meanwhile.
     #[default]
     Local,
-    /// It passes (but not through `concurrent` limits, which need no store).
+    /// Lets all calls pass, but not through `concurrent` limits, which need no store.
     Open,
-    /// It is refused.
+    /// Refuses all calls.
     Closed,
 }
 

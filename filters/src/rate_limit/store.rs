@@ -27,7 +27,7 @@ const SWEEP_INTERVAL: u64 = Duration::from_millis(100).as_nanos() as u64;
 const MIN_SWEEP: usize = 64;
 
 pub struct Counters {
-    shards: Box<[Shard]>,
+    shards: Box<[CounterShard]>,
     secrets: Secrets,
     clock: Arc<dyn Clock>,
     /// Most states of one shard.
@@ -36,7 +36,7 @@ pub struct Counters {
 
 /// On its own cache line: every call with a key here takes its lock (for reading).
 #[repr(align(128))]
-struct Shard(RwLock<States>);
+struct CounterShard(RwLock<States>);
 
 struct States {
     cells: HashMap<u128, Cell, BuildHasherDefault<IdentityHasher>>,
@@ -60,7 +60,7 @@ impl Counters {
     pub fn new(clock: Arc<dyn Clock>, max: usize) -> Self {
         let shard = || {
             let states = States { cells: HashMap::default(), sweep_at: MIN_SWEEP, swept: 0 };
-            Shard(RwLock::new(states))
+            CounterShard(RwLock::new(states))
         };
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
@@ -123,13 +123,13 @@ impl Counters {
         self.shard(key).read().cells.get(&key).map(|cell| work(&cell.state))
     }
 
-    fn shard(&self, key: u128) -> &Shard {
+    fn shard(&self, key: u128) -> &CounterShard {
         // The map uses the lower half of the key.
         &self.shards[(key >> 64) as usize % SHARDS]
     }
 }
 
-impl Shard {
+impl CounterShard {
     fn read(&self) -> RwLockReadGuard<'_, States> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -23,6 +23,9 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::cel::{CelContext, Condition, ConditionResult, Dependencies, Fuel};
 use crate::request::{CallTarget, Caller, TargetKind};
 use crate::uri::{self, AmbiguousUri};
@@ -34,9 +37,13 @@ use roles::{Roles, ScopeRule};
 /// Label in metrics and logs.
 pub const NAME: &str = "rbac";
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// A decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Effect {
+    /// The call passes.
     Allow,
+    /// The call is denied.
     #[default]
     Deny,
 }

@@ -10,12 +10,12 @@ use crate::request::{CallTarget, TargetKind};
 use crate::uri;
 
 /// Patterns that are matched together.
-struct Globs {
+struct OrderedGlobs {
     set: GlobSet,
     count: usize,
 }
 
-impl Globs {
+impl OrderedGlobs {
     fn new(patterns: &[String]) -> Result<Self, String> {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
@@ -36,16 +36,17 @@ impl Globs {
 }
 
 struct RolePatterns {
-    tools: Globs,
-    prompts: Globs,
-    resources: Globs,
-    methods: Globs,
-    servers: Globs,
+    tools: OrderedGlobs,
+    prompts: OrderedGlobs,
+    resources: OrderedGlobs,
+    methods: OrderedGlobs,
+    servers: OrderedGlobs,
 }
 
 impl RolePatterns {
     fn new(lists: &PatternLists) -> Result<Self, String> {
-        let of = |name: &str, patterns: &[String]| Globs::new(patterns).map_err(|e| format!("{name}: {e}"));
+        let of =
+            |name: &str, patterns: &[String]| OrderedGlobs::new(patterns).map_err(|e| format!("{name}: {e}"));
         Ok(Self {
             tools: of("tools", &lists.tools)?,
             prompts: of("prompts", &lists.prompts)?,
@@ -59,7 +60,7 @@ impl RolePatterns {
         })
     }
 
-    fn globs_of(&self, kind: TargetKind) -> Option<(RoleList, &Globs)> {
+    fn globs_of(&self, kind: TargetKind) -> Option<(RoleList, &OrderedGlobs)> {
         match kind {
             TargetKind::Tool => Some((RoleList::Tools, &self.tools)),
             TargetKind::Prompt => Some((RoleList::Prompts, &self.prompts)),

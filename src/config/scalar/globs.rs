@@ -20,12 +20,12 @@ pub(crate) struct Glob(String);
 
 /// Patterns that are matched together. Equality and debug output use only the patterns.
 #[derive(Clone)]
-pub struct Globs {
+pub struct GlobList {
     patterns: Vec<String>,
     set: GlobSet,
 }
 
-impl Globs {
+impl GlobList {
     /// Whether any of the patterns matches the whole name.
     pub fn is_match(&self, name: &str) -> bool {
         self.set.is_match(name)
@@ -55,19 +55,19 @@ impl Globs {
     }
 }
 
-impl Default for Globs {
+impl Default for GlobList {
     fn default() -> Self {
         Self { patterns: Vec::new(), set: GlobSet::empty() }
     }
 }
 
-impl PartialEq for Globs {
+impl PartialEq for GlobList {
     fn eq(&self, other: &Self) -> bool {
         self.patterns == other.patterns
     }
 }
 
-impl fmt::Debug for Globs {
+impl fmt::Debug for GlobList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.patterns.fmt(f)
     }
@@ -113,14 +113,14 @@ impl Glob {
     }
 }
 
-impl<'de> Deserialize<'de> for Globs {
+impl<'de> Deserialize<'de> for GlobList {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let patterns = Vec::<Glob>::deserialize(from)?.into_iter().map(|glob| glob.0).collect();
         Self::compile(patterns).map_err(|_| serde::de::Error::custom("patterns are too large together"))
     }
 }
 
-impl JsonSchema for Globs {
+impl JsonSchema for GlobList {
     fn schema_name() -> Cow<'static, str> {
         "Patterns".into()
     }
@@ -151,10 +151,10 @@ mod tests {
             ("Read", "read", false),
             ("search__*", "search__web", true),
         ] {
-            let globs = Globs::compile(vec![pattern.into()]).expect(pattern);
+            let globs = GlobList::compile(vec![pattern.into()]).expect(pattern);
             assert_eq!(globs.is_match(name), fits, "{pattern} {name}");
         }
-        assert!(!Globs::default().is_match("x"));
+        assert!(!GlobList::default().is_match("x"));
     }
 
     #[test]

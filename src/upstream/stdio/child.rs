@@ -26,7 +26,7 @@ use tracing::{debug, error, info};
 
 use super::connection::ChildConnection;
 pub use super::connection::{ChildError, ChildProgress, ChildResponse};
-use super::spawn::{Left, Reach, wait};
+use super::spawn::{KillHandle, Left, wait};
 pub use super::spawn::{ServerCommand, is_own_child};
 
 /// Timeout of a start, and of the end after each of: stdin closed, SIGTERM, SIGKILL.
@@ -78,7 +78,7 @@ impl Child {
         let supervisor = ChildSupervisor {
             name: command.name.clone(),
             connection: Arc::clone(&line),
-            reach: process.reach,
+            kill_handle: process.kill_handle,
             exit: process.exit,
             exited_sender,
         };
@@ -161,7 +161,7 @@ struct Pipes {
 struct ChildSupervisor {
     name: String,
     connection: Arc<ChildConnection>,
-    reach: Reach,
+    kill_handle: KillHandle,
     exit: watch::Receiver<Left>,
     exited_sender: watch::Sender<bool>,
 }
@@ -182,7 +182,7 @@ impl ChildSupervisor {
         pipes.writer.abort();
         for signal in [None, Some(libc::SIGTERM), Some(libc::SIGKILL)] {
             if let Some(signal) = signal {
-                self.reach.signal(signal);
+                self.kill_handle.signal(signal);
             }
             if timeout(STOP_GRACE, self.exit.wait_for(|left| left.over)).await.is_ok() {
                 break;
@@ -221,7 +221,7 @@ impl ChildSupervisor {
 impl Drop for ChildSupervisor {
     fn drop(&mut self) {
         // Before its end is reported.
-        self.reach.signal(libc::SIGKILL);
+        self.kill_handle.signal(libc::SIGKILL);
         self.connection.close_input(self.exit.borrow().status);
         self.exited_sender.send_replace(true);
     }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 #[cfg(not(target_os = "linux"))]
 mod group;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use group::{Reach, wait};
+pub(crate) use group::{KillHandle, wait};
 
 #[cfg(target_os = "linux")]
 mod descent;
@@ -29,7 +29,7 @@ mod supervised;
 #[cfg(target_os = "linux")]
 mod supervisor;
 #[cfg(target_os = "linux")]
-pub(crate) use supervised::{Reach, wait};
+pub(crate) use supervised::{KillHandle, wait};
 
 /// Variables of the gateway's environment that a process gets, besides `LC_*`: its location, and its way to
 /// the network. No others, as the gateway's own secrets are there too; `env_pass` names more.
@@ -130,7 +130,7 @@ pub(crate) struct SpawnedProcess {
     pub stdin: ChildStdin,
     pub stdout: ChildStdout,
     pub stderr: ChildStderr,
-    pub reach: Reach,
+    pub kill_handle: KillHandle,
     pub exit: watch::Receiver<Left>,
 }
 

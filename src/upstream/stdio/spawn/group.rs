@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Left, Ours, Process};
+use super::{Left, OwnChild, SpawnedProcess};
 
 /// The process group, as long as its id is known not to be reused. Dropped, it is killed.
-pub struct Reach(Arc<Mutex<Option<libc::pid_t>>>);
+pub struct KillHandle(Arc<Mutex<Option<libc::pid_t>>>);
 
-impl Reach {
+impl KillHandle {
     pub fn signal(&self, signal: libc::c_int) {
         if let Some(group) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             // SAFETY: no memory is involved. A group that is already empty is an error that says so.
@@ -22,7 +22,7 @@ impl Reach {
     }
 }
 
-impl Drop for Reach {
+impl Drop for KillHandle {
     fn drop(&mut self) {
         self.signal(libc::SIGKILL);
     }
@@ -33,7 +33,7 @@ pub fn wait(
     mut command: process::Command,
     _server: &str,
     _grace: Duration,
-    born: oneshot::Sender<io::Result<Process>>,
+    born: oneshot::Sender<io::Result<SpawnedProcess>>,
 ) {
     use std::os::unix::process::CommandExt;
     // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
@@ -44,16 +44,17 @@ pub fn wait(
     };
     let pid = child.id();
     let group = pid.cast_signed();
-    let _ours = Ours::add(group);
+    let _ours = OwnChild::add(group);
     let number = Arc::new(Mutex::new(Some(group)));
-    let (upstream_request, left) = watch::channel(Left::default());
+    let (exit_sender, exit) = watch::channel(Left::default());
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         unreachable!("all three are piped in `prepare`");
     };
     // The receiver is gone: dropped at once, and so killed.
-    drop(born.send(Ok(Process { pid, stdin, stdout, stderr, reach: Reach(Arc::clone(&number)), left })));
+    let kill_handle = KillHandle(Arc::clone(&number));
+    drop(born.send(Ok(SpawnedProcess { pid, stdin, stdout, stderr, kill_handle, exit })));
 
     // Waits without reaping. While the process is a zombie, its pid cannot be reused. So the rest of the
     // group can be killed without hitting an unrelated process.
@@ -65,7 +66,7 @@ pub fn wait(
         *number = None;
     }
     let status: Option<ExitStatus> = child.wait().ok();
-    upstream_request.send_modify(|left| (left.status, left.over) = (status, true));
+    exit_sender.send_modify(|left| (left.status, left.over) = (status, true));
     // As the init of a container the gateway inherits the rest of the group, and must reap what it killed.
     // SAFETY: it requests no status. If the rest has another parent, there is nothing to wait for.
     while unsafe { libc::waitpid(-group, std::ptr::null_mut(), 0) } > 0 {}

@@ -14,9 +14,9 @@ use super::supervisor::{self, ENDED, KILL, LEFT, Orders, STARTED, STUCK, TERMINA
 use super::{Left, OwnChild, SpawnedProcess};
 
 /// Signals the server's processes through their supervisor. Dropped, it kills them all.
-pub struct Reach(Arc<UnixStream>);
+pub struct KillHandle(Arc<UnixStream>);
 
-impl Reach {
+impl KillHandle {
     /// SIGTERM goes to the server's process group; anything else is a SIGKILL to all its descendants.
     pub fn signal(&self, signal: libc::c_int) {
         let word = if signal == libc::SIGTERM { TERMINATE } else { KILL };
@@ -29,7 +29,7 @@ impl Reach {
     }
 }
 
-impl Drop for Reach {
+impl Drop for KillHandle {
     fn drop(&mut self) {
         self.signal(libc::SIGKILL);
     }
@@ -52,24 +52,24 @@ pub fn wait(
         let _ = child.wait();
         return drop(born.send(Err(io::Error::other("its supervisor was killed at once"))));
     };
-    let (upstream_request, left) = watch::channel(Left::default());
+    let (exit_sender, exit) = watch::channel(Left::default());
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         unreachable!("all three are piped in `prepare`");
     };
-    let reach = Reach(Arc::clone(&control_socket));
+    let kill_handle = KillHandle(Arc::clone(&control_socket));
     // The receiver is gone: dropped at once, and so killed.
     drop(born.send(Ok(SpawnedProcess {
         pid: pid.cast_unsigned(),
         stdin,
         stdout,
         stderr,
-        reach,
-        exit: left,
+        kill_handle,
+        exit,
     })));
     while let Some(word) = next(&mut &*control_socket) {
-        upstream_request.send_modify(|left| match word {
+        exit_sender.send_modify(|left| match word {
             [ENDED, status] => left.status = Some(ExitStatus::from_raw(status)),
             [LEFT, running] => left.running = running,
             [STUCK, stuck] => left.stuck = stuck,
@@ -77,7 +77,7 @@ pub fn wait(
         });
     }
     let status = child.wait();
-    if upstream_request.borrow().status.is_none() {
+    if exit_sender.borrow().status.is_none() {
         // The supervisor was killed, and with it the server by the kernel; its group remains. SAFETY: no
         // memory is involved. As process 1 the gateway must reap them; else there is nothing to wait for.
         unsafe {
@@ -85,7 +85,7 @@ pub fn wait(
             while libc::waitpid(-pid, std::ptr::null_mut(), 0) > 0 {}
         }
     }
-    upstream_request.send_modify(|left| {
+    exit_sender.send_modify(|left| {
         left.status = left.status.or(status.ok());
         left.over = true;
     });

@@ -123,10 +123,7 @@ fn chain(auth: Auth, rate: Rate, rbac: Rbac) -> Chain {
         origin: Origin::new(None, Some(vec!["gateway.example.com".into()])),
         size: Size { max_body: 4 << 20, max_header: 64 << 10, max_depth: 64 },
         auth,
-        header_match: HeaderMatch {
-            modern: &["2026-07-28"],
-            legacy: &["2025-11-25", "2025-06-18", "2025-03-26"],
-        },
+        header_match: HeaderMatch,
         rate,
         rbac,
     }

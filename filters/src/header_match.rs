@@ -2,7 +2,7 @@
 //! decides by a header must not see other values than the server that reads the body.
 //!
 //! The order of the checks follows the reference implementations: `_meta` first, then agreement, then the
-//! version. Versions are only strings here.
+//! version.
 
 use mcp::Reason;
 use std::borrow::Cow;
@@ -12,18 +12,12 @@ use crate::request::{AmbiguousHeader, Call, RequestHead};
 use mcp::era::Era;
 use mcp::header_name;
 use mcp::header_value::decode;
-use mcp::json::quote::quote;
 use mcp::jsonrpc::request::{META_CAPABILITIES, META_VERSION, MessageKind, Rpc};
 use mcp::rejection::{Rejection, code};
 
-/// The revisions that are served.
-#[derive(Clone, Debug)]
-pub struct HeaderMatch {
-    /// Revisions with `_meta` in each request; newest first.
-    pub modern: &'static [&'static str],
-    /// Revisions with `initialize`; newest first.
-    pub legacy: &'static [&'static str],
-}
+/// Judges the headers of a message by its body.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderMatch;
 
 impl HeaderMatch {
     /// Body first, header second: a request with the modern `_meta` is modern, whatever its headers are.
@@ -35,9 +29,8 @@ impl HeaderMatch {
         match head.single(&header_name::PROTOCOL_VERSION) {
             Ok(None) => Era::Legacy,
             _ if initialize => Era::Legacy,
-            Ok(Some(version)) if self.legacy.contains(&version) => Era::Legacy,
-            // Also an unknown version: its sender is newer than the last handshake version.
-            _ => Era::Modern,
+            Ok(Some(version)) => Era::of_version(version),
+            Err(AmbiguousHeader) => Era::Modern,
         }
     }
 
@@ -84,22 +77,17 @@ impl HeaderMatch {
 
     fn check_version(&self, version: Option<&str>) -> Result<(), Rejection> {
         match version {
-            Some(version) if !self.modern.contains(&version) => {
+            Some(version) if !Era::Modern.codec().versions().contains(&version) => {
                 let rejection = Rejection::new(
                     400,
                     code::UNSUPPORTED_VERSION,
                     Reason::UnsupportedVersion,
                     format!(
                         "protocol version {version:?} is not served here; served: {}",
-                        self.modern.join(", ")
+                        Era::Modern.codec().versions().join(", ")
                     ),
                 );
-                let quoted: Vec<String> = self.modern.iter().map(|v| quote(v)).collect();
-                Err(rejection.with_data(format!(
-                    r#"{{"supported":[{}],"requested":{}}}"#,
-                    quoted.join(","),
-                    quote(version)
-                )))
+                Err(rejection.with_data(Era::Modern.codec().unsupported_version(version)))
             }
             _ => Ok(()),
         }

@@ -3,6 +3,7 @@
 //! Only this crate names protocol versions. It does no I/O.
 
 pub mod era;
+pub mod era_codec;
 pub mod header_name;
 pub mod header_value;
 pub mod json;
@@ -14,6 +15,7 @@ pub mod sse;
 pub mod version;
 
 pub use era::Era;
+pub use era_codec::EraCodec;
 pub use json::{Span, Text};
 pub use jsonrpc::{MessageKind, Rpc};
 pub use reason::Reason;

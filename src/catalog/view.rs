@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use filters::{CallTarget, TargetKind};
 use mcp::Era;
+use mcp::era_codec::Cache;
 
 use super::scope::Scope;
 use super::server_info;
@@ -329,9 +330,10 @@ fn pages(
     // Only what every list declares public may be shared between callers (caching.mdx), and only if all see
     // it.
     let public = !private && !listings.is_empty() && listings.iter().all(|listing| listing.public);
+    let last = client_era.codec().list_members(Cache { ttl_ms: fresh, public }, server_info);
     let page = |(number, chunk): (usize, &[Bytes])| {
         let size: usize = chunk.iter().map(|entry| entry.len() + 1).sum();
-        let mut out = BytesMut::with_capacity(size + server_info.len() + 200);
+        let mut out = BytesMut::with_capacity(size + last.len() + 40);
         out.put_slice(format!(r#"{{"{}":["#, kind.member()).as_bytes());
         for (at, entry) in chunk.iter().enumerate() {
             if at > 0 {
@@ -343,15 +345,7 @@ fn pages(
         if number + 1 < count {
             out.put_slice(format!(r#","nextCursor":"p{}""#, number + 1).as_bytes());
         }
-        if client_era == Era::Modern {
-            let scope = if public { "public" } else { "private" };
-            out.put_slice(
-                format!(r#","resultType":"complete","ttlMs":{fresh},"cacheScope":"{scope}","_meta":{{"io.modelcontextprotocol/serverInfo":"#)
-                    .as_bytes(),
-            );
-            out.put_slice(server_info);
-            out.put_u8(b'}');
-        }
+        out.put_slice(&last);
         out.put_u8(b'}');
         out.freeze()
     };

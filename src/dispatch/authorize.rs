@@ -168,7 +168,7 @@ fn check_param_headers(
     body: &[u8],
     original: Option<&Bytes>,
 ) -> Result<(), Rejection> {
-    if !head.is_network || permit.client_era != Era::Modern {
+    if !head.is_network || !permit.client_era.codec().has_mirrored_headers() {
         return Ok(());
     }
     let Some(param_headers) = target.and_then(|target| target.param_headers.as_ref()) else { return Ok(()) };

@@ -63,7 +63,7 @@ impl ClientRequest {
             body: upstream_request.body().clone(),
             idempotent: upstream_request.is_idempotent(),
             asks: match upstream_request.as_call() {
-                Some(call) if call.server_era == Era::Modern && !call.logs => Asks::Caller,
+                Some(call) if !call.server_era.codec().has_nameless_messages() && !call.logs => Asks::Caller,
                 _ => Asks::Alone,
             },
             resumes: upstream_request.resumes(),

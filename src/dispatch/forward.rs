@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use mcp::json::quote::quote;
 use mcp::json::splice::{apply_edits, rename};
-use mcp::{Era, Reason, Rejection, Span};
+use mcp::{Reason, Rejection, Span};
 use tokio_util::sync::CancellationToken;
 
 use super::rejections::invalid;
@@ -39,8 +39,10 @@ impl Dispatcher {
         labels.tool = Some(target.display_name.clone());
         let renamed = place.filter(|_| *target.name != *target.display_name);
         let param_headers = match &target.param_headers {
-            Some(param_headers) if authorized.permit.client_era == Era::Modern => param_headers
-                .headers(authorized.permit.rpc.arguments.map(|arguments| arguments.of(&authorized.body))),
+            Some(param_headers) if authorized.permit.client_era.codec().has_mirrored_headers() => {
+                param_headers
+                    .headers(authorized.permit.rpc.arguments.map(|arguments| arguments.of(&authorized.body)))
+            }
             _ => Vec::new(),
         };
         let safe = method.is_idempotent() || (method == Method::ToolsCall && target.idempotent);
@@ -93,7 +95,7 @@ impl Dispatcher {
             let is_token =
                 |token: &Span| matches!(token.of(&authorized.body), [b'"' | b'-' | b'0'..=b'9', ..]);
             let (wire, token) = (WireId::next(), rpc.meta.progress_token.filter(is_token));
-            let logs = server_era == Era::Modern && rpc.meta.log_level.is_some();
+            let logs = !server_era.codec().has_nameless_messages() && rpc.meta.log_level.is_some();
             let sent = SentIds {
                 wire,
                 token: token.map(|token| Bytes::copy_from_slice(token.of(&authorized.body))),

@@ -155,9 +155,7 @@ impl UpstreamRequest {
     ) -> Result<Option<RpcOutcome>, UpstreamError> {
         let mut extra: HeaderMap =
             self.as_call().iter().flat_map(|call| call.param_headers.iter().cloned()).collect();
-        if self.server_era() == Era::Modern {
-            extra.extend(param_headers_of(self.body()));
-        }
+        extra.extend(param_headers_of(self.server_era(), self.body()));
         let ClientResponse { response, endpoint: mut endpoint_guard, upstream_session, certain } =
             ClientRequest::of(self, bearer, extra).send(metrics).await?;
         let Some(call) = self.as_call() else {

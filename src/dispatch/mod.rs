@@ -24,7 +24,7 @@ use bytes::Bytes;
 use filters::rate_limit::Slots;
 use filters::rbac::not_found;
 use filters::{AuthMethod, Permit, TargetKind};
-use mcp::{Era, MessageKind as Shape, Reason, Rejection};
+use mcp::{MessageKind as Shape, Reason, Rejection};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,6 @@ use forward::state_change;
 use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Method, Sender};
-use mcp::version;
 use rejections::{invalid, unknown_method};
 pub use upstream_request::{
     ForwardedAnswer, ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind,
@@ -125,11 +124,9 @@ pub struct AuthorizedRequest<'a> {
 impl AuthorizedRequest<'_> {
     /// The protocol version of the message.
     fn revision(&self) -> &'static str {
-        match (self.permit.client_era, self.session) {
-            (Era::Modern, _) => version::NEWEST_MODERN,
-            (Era::Legacy, Some(session)) => session.version,
-            (Era::Legacy, None) => version::NEWEST_LEGACY,
-        }
+        let codec = self.permit.client_era.codec();
+        let session = self.session.filter(|_| codec.has_sessions());
+        session.map_or(codec.newest_version(), |session| session.version)
     }
 
     /// The affinity key: of the session, the caller, or the address of an anonymous caller.
@@ -232,7 +229,14 @@ impl Dispatcher {
             Method::Initialize => self.initialize(&authorized, endpoint),
             Method::Discover => {
                 self.require_initialized(endpoint)?;
-                Ok(Dispatch::Respond(Response::ok(message::result(id, &discovered(endpoint)))))
+                let view = &endpoint.modern;
+                let result = client_era.codec().handshake_result(
+                    client_era.codec().newest_version(),
+                    &view.capabilities,
+                    &view.server_info,
+                    view.instructions.as_deref(),
+                );
+                Ok(Dispatch::Respond(Response::ok(message::result(id, &result))))
             }
             Method::Ping => Ok(Dispatch::Respond(Response::ok(message::result(id, b"{}")))),
             Method::ToolsList => list(ListKind::Tools),
@@ -384,23 +388,4 @@ impl Dispatcher {
             },
         }
     }
-}
-
-fn discovered(endpoint: &Endpoint) -> Bytes {
-    let view = &endpoint.modern;
-    let versions: Vec<String> = version::MODERN.iter().map(|v| format!("\"{v}\"")).collect();
-    let mut result = format!(
-        r#"{{"resultType":"complete","supportedVersions":[{}],"ttlMs":0,"cacheScope":"private","capabilities":"#,
-        versions.join(",")
-    )
-    .into_bytes();
-    result.extend_from_slice(&view.capabilities);
-    if let Some(instructions) = &view.instructions {
-        result.extend_from_slice(br#","instructions":"#);
-        result.extend_from_slice(instructions);
-    }
-    result.extend_from_slice(br#","_meta":{"io.modelcontextprotocol/serverInfo":"#);
-    result.extend_from_slice(&view.server_info);
-    result.extend_from_slice(b"}}");
-    Bytes::from(result)
 }

@@ -14,7 +14,6 @@ use crate::registry::Snapshot;
 use crate::server::Server;
 use crate::session::{SessionLimits, TooManySessions};
 use crate::upstream::UpstreamError;
-use mcp::version;
 
 /// How many sessions the configuration allows.
 pub(super) fn session_limits(snapshot: &Snapshot) -> SessionLimits {
@@ -126,18 +125,18 @@ fn starting(server: &Arc<Server>) -> Box<Rejection> {
     Box::new(UpstreamError::Starting.rejection(&server.name))
 }
 
-/// Params that a request must not have. Legacy servers answer errors of well-formed requests with HTTP 200.
+/// Params that a request must not have.
 pub(super) fn invalid(
     client_era: Era,
     reason: Reason,
     message: impl Into<Cow<'static, str>>,
 ) -> Box<Rejection> {
-    let status = if client_era == Era::Modern { 400 } else { 200 };
+    let status = client_era.codec().status_of(code::INVALID_PARAMS);
     Box::new(Rejection::new(status, code::INVALID_PARAMS, reason, message))
 }
 
 pub(super) fn unknown_method(client_era: Era) -> Box<Rejection> {
-    let status = if client_era == Era::Modern { 404 } else { 200 };
+    let status = client_era.codec().status_of(code::METHOD_NOT_FOUND);
     Box::new(Rejection::new(
         status,
         code::METHOD_NOT_FOUND,
@@ -146,13 +145,10 @@ pub(super) fn unknown_method(client_era: Era) -> Box<Rejection> {
     ))
 }
 
-/// The client speaks one era and the server only the other. Not a code of the modern era, so that a client
-/// that speaks both goes on to `initialize` (2026-07-28, versioning).
+/// The client speaks one era and the server only the other.
 pub(super) fn wrong_era(client_era: Era, server: Option<&Arc<Server>>) -> Box<Rejection> {
-    let revisions = |era| match era {
-        Era::Legacy => format!("the legacy revisions ({})", version::LEGACY.join(", ")),
-        Era::Modern => format!("the modern revisions ({})", version::MODERN.join(", ")),
-    };
+    let revisions =
+        |era: Era| format!("the {} revisions ({})", era.as_str(), era.codec().versions().join(", "));
     let who =
         server.map_or_else(|| "this endpoint".to_owned(), |server| format!("the server `{}`", server.name));
     let message = format!(
@@ -160,16 +156,15 @@ pub(super) fn wrong_era(client_era: Era, server: Option<&Arc<Server>>) -> Box<Re
         revisions(client_era.other()),
         revisions(client_era)
     );
-    let mut rejection = match client_era {
-        Era::Modern => Rejection::http(400, Reason::EraMismatch, message),
-        Era::Legacy => {
-            let supported: Vec<String> = version::MODERN.iter().map(|v| format!("\"{v}\"")).collect();
-            Rejection::new(400, code::UNSUPPORTED_VERSION, Reason::EraMismatch, message)
-                .with_data(format!(r#"{{"supported":[{}],"requested":"initialize"}}"#, supported.join(",")))
+    let rejection = Rejection::new(400, client_era.codec().era_mismatch(), Reason::EraMismatch, message);
+    let data = match (client_era, server) {
+        (Era::Legacy, _) => Some(Era::Modern.codec().unsupported_version("initialize")),
+        (Era::Modern, server) => {
+            server.map(|server| format!(r#"{{"server":{}}}"#, mcp::json::quote::quote(&server.name)))
         }
     };
-    if let (Some(server), Era::Modern) = (server, client_era) {
-        rejection = rejection.with_data(format!(r#"{{"server":{}}}"#, mcp::json::quote::quote(&server.name)));
-    }
-    Box::new(rejection)
+    Box::new(match data {
+        Some(data) => rejection.with_data(data),
+        None => rejection,
+    })
 }

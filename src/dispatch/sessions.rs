@@ -79,15 +79,12 @@ impl Dispatcher {
             )
             .map_err(|full| Box::new(too_many_sessions(&full)))?;
         let view = &endpoint.legacy;
-        let mut result = format!(r#"{{"protocolVersion":"{}","capabilities":"#, session.version).into_bytes();
-        result.extend_from_slice(&view.capabilities);
-        result.extend_from_slice(br#","serverInfo":"#);
-        result.extend_from_slice(&view.server_info);
-        if let Some(instructions) = &view.instructions {
-            result.extend_from_slice(br#","instructions":"#);
-            result.extend_from_slice(instructions);
-        }
-        result.push(b'}');
+        let result = client_era.codec().handshake_result(
+            session.version,
+            &view.capabilities,
+            &view.server_info,
+            view.instructions.as_deref(),
+        );
         let id = rpc.id.expect("a request has an id").of(body);
         let body = message::result(id, &result);
         Ok(Dispatch::Respond(Response { session: Some(session.id.clone()), ..Response::ok(body) }))

@@ -6,6 +6,8 @@
 
 use filters::guard::MemberPath::{self, Form, Handle, Map, Number, Object, Text, Word};
 
+use mcp::jsonrpc::message::SUBSCRIPTION_ID;
+use mcp::jsonrpc::request::{META_CAPABILITIES, META_CLIENT, META_LOG_LEVEL, META_VERSION};
 use mcp::method::Method;
 
 /// A message whose params or result have these members.
@@ -24,11 +26,11 @@ const STATUS: MemberPath = Word(&["working", "input_required", "completed", "fai
 
 const META: MemberPath = Object(&[
     ("progressToken", Handle),
-    ("io.modelcontextprotocol/protocolVersion", Form(is_revision)),
-    ("io.modelcontextprotocol/clientInfo", Text),
-    ("io.modelcontextprotocol/clientCapabilities", Text),
-    ("io.modelcontextprotocol/logLevel", LEVELS),
-    ("io.modelcontextprotocol/subscriptionId", Handle),
+    (META_VERSION, Form(is_revision)),
+    (META_CLIENT, Text),
+    (META_CAPABILITIES, Text),
+    (META_LOG_LEVEL, LEVELS),
+    (SUBSCRIPTION_ID, Handle),
     ("io.modelcontextprotocol/related-task", Object(&[("taskId", Handle)])),
     // W3C Trace Context; the other two have free content.
     ("traceparent", Form(is_traceparent)),

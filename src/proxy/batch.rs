@@ -190,7 +190,7 @@ impl Gateway {
             self.dispatcher.authorize(snapshot, endpoint, head, caller, body, labels).await?;
         let rejected = |rejection| RejectedRequest { filter: "dispatch", rejection, id: id.clone() };
         let opens = permit.rpc.method.is_some_and(|method| method.is(&body, "initialize"));
-        if opens || permit.client_era == Era::Modern {
+        if opens || !permit.client_era.codec().has_sessions() {
             let message = "this message cannot be part of a batch; send it alone";
             return Err(rejected(Box::new(invalid(Reason::BatchMember, message))));
         }

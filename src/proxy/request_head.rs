@@ -9,7 +9,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Version};
 use mcp::header_name;
 use mcp::rejection::code;
-use mcp::{Era, MessageKind, Reason, Rejection};
+use mcp::{MessageKind, Reason, Rejection};
 use pingora::proxy::Session;
 
 use crate::catalog::{self, Endpoint};
@@ -96,7 +96,7 @@ pub fn session(
 ) -> Result<Option<Arc<session::Session>>, Rejection> {
     let opens = permit.rpc.kind == MessageKind::Request
         && permit.rpc.method.is_some_and(|m| m.is(body, "initialize"));
-    if permit.client_era == Era::Modern || opens {
+    if !permit.client_era.codec().has_sessions() || opens {
         return Ok(None);
     }
     find(dispatcher, session, endpoint, &permit.caller).map(Some)

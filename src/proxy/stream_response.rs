@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderValue, Version};
 use mcp::Era;
-use mcp::rejection::code;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
@@ -58,26 +57,9 @@ pub(super) async fn still_authorized(
     }
 }
 
-/// The status of an error of a server that does not speak HTTP. In the modern era some errors have a status
-/// of their own (2026-07-28, streamable-http).
+/// The status of an error of a server that does not speak HTTP.
 fn status_of(client_era: Era, error: &[u8]) -> u16 {
-    if client_era == Era::Legacy {
-        return 200;
-    }
-    let code = message::member(error, "code")
-        .and_then(|code| std::str::from_utf8(code.of(error)).ok()?.parse().ok());
-    match code {
-        Some(code::METHOD_NOT_FOUND) => 404,
-        Some(
-            code::PARSE
-            | code::INVALID_REQUEST
-            | code::INVALID_PARAMS
-            | code::HEADER_MISMATCH
-            | code::MISSING_CAPABILITY
-            | code::UNSUPPORTED_VERSION,
-        ) => 400,
-        _ => 200,
-    }
+    message::error_code(error).map_or(200, |code| client_era.codec().status_of(code))
 }
 
 /// Writes a stream to the client until its final message or until the client disconnects. A single response

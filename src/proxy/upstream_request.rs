@@ -16,7 +16,7 @@ use mcp::header_name;
 use mcp::header_value::{decode, encode};
 use mcp::json::quote::quote;
 use mcp::rejection::code;
-use mcp::{Era, Reason, Rejection};
+use mcp::{Reason, Rejection};
 use pingora::OrErr;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
@@ -87,17 +87,13 @@ pub fn request(
             headers.insert(CONTENT_LENGTH, HeaderValue::from(upstream_request.body().len()));
         }
     }
-    match (upstream_request.as_call(), upstream_session) {
-        (Some(call), _) if call.server_era == Era::Modern => modern(&mut headers, client, call, &searched)?,
-        (_, Some(upstream_session)) => {
-            if let Ok(version) = HeaderValue::from_str(&upstream_session.version) {
-                headers.insert(header_name::PROTOCOL_VERSION, version);
-            }
-            if let Some(id) = &upstream_session.session {
-                headers.insert(header_name::SESSION, id.clone());
-            }
+    let codec = upstream_request.server_era().codec();
+    match upstream_request.as_call().filter(|_| codec.has_mirrored_headers()) {
+        Some(call) => mirrored(&mut headers, client, call, &searched)?,
+        None => {
+            let session = upstream_session.map(|session| (&*session.version, session.session.as_ref()));
+            codec.add_headers(&mut headers, session);
         }
-        (_, None) => {}
     }
     if let Some(bearer) = bearer {
         headers.insert(AUTHORIZATION, bearer.clone());
@@ -108,7 +104,7 @@ pub fn request(
 
 /// The headers that mirror the body (2026-07-28, streamable-http). They matched the body when it was
 /// authorized.
-fn modern(
+fn mirrored(
     headers: &mut HeaderMap,
     client: &HeaderMap,
     call: &ForwardedCall,

@@ -13,14 +13,12 @@ use crate::server::Server;
 use crate::upstream::entry_definitions::EntryDefinition;
 use crate::upstream::{RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
 use mcp::jsonrpc::message;
+use mcp::rejection::code;
 
 /// Limits of one list of a server: entries, pages and bytes.
 const MAX_ITEMS: usize = 20_000;
 const MAX_PAGES: usize = 1_000;
 const MAX_BYTES: usize = 64 << 20;
-
-/// The code with which a server reports that it has no such list.
-const NO_METHOD: &[u8] = b"-32601";
 
 /// All lists of a server in one era. Where the server returns an error for a list, the one of `before` stays.
 pub async fn lists(
@@ -154,6 +152,7 @@ impl<'a> PageValidator<'a> {
     }
 }
 
+/// Whether a server reports that it has no such list.
 fn is_no_method(error: &[u8]) -> bool {
-    message::member(error, "code").is_some_and(|place| place.of(error) == NO_METHOD)
+    message::error_code(error) == Some(code::METHOD_NOT_FOUND)
 }

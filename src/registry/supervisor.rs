@@ -20,7 +20,6 @@ use super::{ERAS, EraLists, Registry};
 use crate::catalog::{ListKind, ServerLists};
 use crate::server::Server;
 use crate::upstream::{Health, RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_params};
-use mcp::version;
 
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
@@ -278,8 +277,10 @@ async fn refresh_lists(server: &Server, current: &EraLists) -> Result<EraLists, 
 
 /// The current `server/discover` result of a modern server, if there is one.
 async fn discovered(server: &Server) -> Result<Option<ServerHandshake>, UpstreamError> {
-    Ok(match ping(server, Era::Modern, "server/discover").await? {
-        RpcOutcome::Result(result) => ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned()).ok(),
+    Ok(match ping(server, Era::Modern).await? {
+        RpcOutcome::Result(result) => {
+            ServerHandshake::read(&result, Era::Modern.codec().newest_version().to_owned()).ok()
+        }
         RpcOutcome::Error(_) => None,
     })
 }
@@ -293,7 +294,7 @@ async fn check(server: &Server, lists: &EraLists, server_era: Era) -> Result<boo
     }
     let Some(known) = &lists[server_era as usize] else { return Ok(false) };
     if server_era == Era::Legacy {
-        return ping(server, server_era, "ping").await.map(|_| false);
+        return ping(server, server_era).await.map(|_| false);
     }
     Ok(discovered(server).await?.is_some_and(|handshake| handshake != known.handshake))
 }
@@ -321,13 +322,13 @@ fn refresh_interval(lists: &EraLists, quiet: [bool; 2]) -> Duration {
 }
 
 /// Sends a health check request.
-async fn ping(server: &Server, server_era: Era, method: &str) -> Result<RpcOutcome, UpstreamError> {
+async fn ping(server: &Server, server_era: Era) -> Result<RpcOutcome, UpstreamError> {
     let timeout = server.timeout.min(Duration::from_secs(5));
     server
         .upstream
         .call(UpstreamCall {
             server_era,
-            method,
+            method: server_era.codec().health_check(),
             params: gateway_params(server_era, ""),
             progress: None,
             timeout,

@@ -24,7 +24,6 @@ use super::jwks::JwksFetcher;
 use crate::config::read_file;
 use crate::config::{self, Config, Pattern};
 use crate::store::redis_rate_limit::Redis;
-use mcp::version;
 
 /// What outlives a reload.
 #[derive(Clone, Default)]
@@ -65,7 +64,7 @@ pub fn build_chain(
             Some(auth) => build_auth(auth, config, before, &mut reload_state, runtime)?,
             None => Auth::open(),
         },
-        header_match: HeaderMatch { modern: version::MODERN, legacy: version::LEGACY },
+        header_match: HeaderMatch,
         rate: match &config.rate_limits {
             Some(limits) => build_rate_limits(limits, config, before, &mut reload_state, runtime)?,
             None => Rate::none(),

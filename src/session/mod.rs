@@ -30,8 +30,8 @@ use bytes::{Bytes, BytesMut};
 use filters::Caller;
 use futures::future::BoxFuture;
 use http::HeaderValue;
-use mcp::MessageKind;
 use mcp::json::splice::splice;
+use mcp::{Era, MessageKind};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +44,6 @@ use id_map::ServerMessageKind;
 use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Destination, Method, Sender};
-use mcp::version;
 
 pub use client_state::{ClientState, StateChange};
 pub use in_flight::{InFlight, InFlightGuard, InFlightRequest, SentIds};
@@ -128,9 +127,9 @@ fn dropped(server: &Server, kind: &'static str, method: &'static str) {
 /// client. Requests are never allowed there.
 pub fn accept_without_session(server: &Server, message: &[u8], read: &message::ServerMessage) -> bool {
     let word = read.method.map(|method| method.read(message));
-    let row = word.as_ref().and_then(|word| {
-        method::find(Sender::Server, MessageKind::Notification, word, version::NEWEST_MODERN)
-    });
+    let row = word
+        .as_ref()
+        .and_then(|word| Era::Modern.codec().rule(Sender::Server, MessageKind::Notification, word));
     match row {
         Some(row) if row.destination == Destination::Client => true,
         // The gateway's own subscriptions forward these.
@@ -225,7 +224,7 @@ impl Session {
     /// A request that the client's protocol version does not define, but that the client has declared to
     /// support.
     fn declared(&self, kind: MessageKind, word: &str) -> Option<&'static method::MethodRule> {
-        let row = method::find(Sender::Server, kind, word, version::NEWEST_LEGACY)?;
+        let row = Era::Legacy.codec().rule(Sender::Server, kind, word)?;
         let able =
             row.method == Method::Elicit && message::member(&self.capabilities, "elicitation").is_some();
         able.then_some(row)

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use mcp::Era;
 use mcp::jsonrpc::request::Rpc;
 
 use crate::upstream::http::param_headers_of;
@@ -41,7 +42,7 @@ impl StdioRequest {
     /// The standard headers of a modern request (2026-07-28, streamable-http, "Standard Headers"); other
     /// code adds those that repeat arguments.
     pub fn head(&self) -> HeaderMap {
-        let mut headers = param_headers_of(&self.line);
+        let mut headers = param_headers_of(Era::Modern, &self.line);
         let version = self.rpc.meta.protocol_version.map(|version| version.read(&self.line));
         if let Some(version) = version.and_then(|version| HeaderValue::from_str(&version).ok()) {
             headers.insert(header_name::PROTOCOL_VERSION, version);

@@ -39,12 +39,11 @@ pub struct LocalCall {
     pub redactor: Option<ResponseRedactor>,
 }
 
-/// Starts the call on the long-lived runtime. In the modern era the disconnect of a client cancels its
-/// request. In the legacy era it must send a cancellation (2025-11-25, transports: disconnection is not
-/// cancellation).
+/// Starts the call on the long-lived runtime. Whether the disconnect of the client ends it depends on the
+/// client's era.
 pub fn start(runtime: &Handle, call: LocalCall, stop: CancellationToken) -> MessageStream {
     let (message, receiver) = mpsc::channel(32);
-    let modern = call.client_era == Era::Modern;
+    let cancels = call.client_era.codec().disconnect_cancels();
     let task = runtime.spawn(async move {
         let last = tokio::select! {
             last = run(call, &message) => last,
@@ -54,7 +53,7 @@ pub fn start(runtime: &Handle, call: LocalCall, stop: CancellationToken) -> Mess
         };
         let _ = message.send(last).await;
     });
-    let abort_guard = modern.then(|| AbortOnDrop(task.abort_handle()));
+    let abort_guard = cancels.then(|| AbortOnDrop(task.abort_handle()));
     MessageStream { items: receiver, stream: false, abort_on_drop: abort_guard, final_message: None }
 }
 

@@ -209,11 +209,8 @@ pub fn subscription_stream(
     let (message, receiver) = mpsc::channel(32);
     let handle = runtime.clone();
     let subscription = format!(r#""{SUBSCRIPTION_ID}":{}"#, String::from_utf8_lossy(&id));
-    let info = String::from_utf8_lossy(&server_info);
-    let last = format!(
-        r#"{{"resultType":"complete","_meta":{{{subscription},"io.modelcontextprotocol/serverInfo":{info}}}}}"#
-    );
-    let last = message::result(&id, last.as_bytes());
+    let last = Era::Modern.codec().subscription_result(&String::from_utf8_lossy(&id), &server_info);
+    let last = message::result(&id, &last);
     let final_message = Some(last.clone());
     let task = runtime.spawn(async move {
         let (out, mut events) = mpsc::channel::<ResourceEvent>(32);

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{RpcOutcome, ServerHandshake, Upstream, UpstreamCall, UpstreamError};
-use mcp::version;
 
 /// Longest duration of the tool `sleep`, in seconds.
 const MAX_SLEEP: f64 = 3600.0;
@@ -120,10 +119,7 @@ fn error(code: i64, message: &str) -> RpcOutcome {
 #[async_trait]
 impl Upstream for Demo {
     async fn connect(&self, server_era: Era, _: Instant) -> Result<ServerHandshake, UpstreamError> {
-        let version = match server_era {
-            Era::Modern => version::NEWEST_MODERN,
-            Era::Legacy => version::NEWEST_LEGACY,
-        };
+        let version = server_era.codec().newest_version();
         let info =
             json!({"name": "toolgate-demo", "title": "Toolgate demo", "version": env!("CARGO_PKG_VERSION")});
         Ok(ServerHandshake {

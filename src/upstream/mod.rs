@@ -24,8 +24,6 @@ use mcp::{Era, Span};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use mcp::version;
-
 use error::cause;
 pub use error::{UpstreamError, client_message, is_exhausted};
 pub use facets::{Background, Health, ListChanges, ResourceUpdates, SharedSubscriptions, WatchEnd};
@@ -113,13 +111,9 @@ pub trait Upstream: Send + Sync + 'static {
     }
 }
 
-/// The members of `params._meta` in the gateway's own requests to a modern server.
+/// The `_meta` of the gateway's own requests to a modern server.
 pub fn gateway_meta() -> String {
-    format!(
-        r#"{{"io.modelcontextprotocol/protocolVersion":"{}","io.modelcontextprotocol/clientCapabilities":{{}},"io.modelcontextprotocol/clientInfo":{}}}"#,
-        version::NEWEST_MODERN,
-        gateway_info()
-    )
+    Era::Modern.codec().meta(gateway_info()).expect("modern requests have it")
 }
 
 /// The notifications that the gateway itself subscribes to, as the inside of the params.
@@ -133,20 +127,10 @@ pub fn gateway_info() -> &'static str {
 
 /// Params for a request of the gateway itself; `rest` is the inside of a JSON object, without braces.
 pub fn gateway_params(server_era: Era, rest: &str) -> Bytes {
-    match server_era {
-        Era::Legacy => Bytes::from(format!("{{{rest}}}")),
-        Era::Modern => {
-            let comma = if rest.is_empty() { "" } else { "," };
-            Bytes::from(format!(r#"{{{rest}{comma}"_meta":{}}}"#, gateway_meta()))
-        }
-    }
+    server_era.codec().params(rest, gateway_info())
 }
 
-/// The params of the gateway's own `initialize`.
-pub fn gateway_initialize() -> Bytes {
-    Bytes::from(format!(
-        r#"{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{}}}"#,
-        version::NEWEST_LEGACY,
-        gateway_info()
-    ))
+/// The params of the gateway's own handshake.
+pub fn gateway_handshake(server_era: Era) -> Bytes {
+    server_era.codec().handshake_params(gateway_info())
 }

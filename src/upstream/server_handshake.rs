@@ -6,13 +6,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use mcp::Era;
+use mcp::era_codec::META_SERVER;
 use mcp::json::quote::quote;
 use mcp::json::reader::{DEPTH_CEILING, JsonReader};
 
 use super::UpstreamError;
 use super::entry_definitions::EntryDefinition;
 use mcp::jsonrpc::message;
-use mcp::version;
 
 /// The capabilities that declare methods (2026-07-28, `ServerCapabilities`).
 const METHOD_CAPABILITIES: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
@@ -49,7 +49,7 @@ impl ServerHandshake {
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
         let invalid = |message: String| UpstreamError::InvalidResponse(message);
         let part = |name| message::member(result, name).map(|span| span.of(result));
-        let server_era = if version::LEGACY.contains(&version.as_str()) { Era::Legacy } else { Era::Modern };
+        let server_era = Era::of_version(&version);
         let mut faults = Faults::default();
         let capabilities = part("capabilities")
             .filter(|raw| raw.first() == Some(&b'{'))
@@ -78,7 +78,7 @@ impl ServerHandshake {
         // Modern servers send their info in `_meta` of each result.
         let named = || {
             let meta = part("_meta")?;
-            Some(message::member(meta, "io.modelcontextprotocol/serverInfo")?.of(meta))
+            Some(message::member(meta, META_SERVER)?.of(meta))
         };
         let definition = Definitions::of(server_era, "Implementation");
         let mut kept = Kept::default();
@@ -226,6 +226,8 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+
+    use mcp::version;
 
     use super::*;
 

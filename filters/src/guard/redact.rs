@@ -211,7 +211,7 @@ impl Redactor {
 
 /// The message for a caller whose arguments hold forbidden data.
 pub fn rejection(findings: &Findings, client_era: Era) -> Rejection {
-    let status = if client_era == Era::Modern { 400 } else { 200 };
+    let status = client_era.codec().status_of(code::INVALID_PARAMS);
     let message = format!(
         "The message holds what may not be sent to this server: {findings}. Call again without it, or with a reference to it."
     );

@@ -135,7 +135,7 @@ impl std::fmt::Debug for Schema {
 
 /// The rejection of a call, as text that a model can act on.
 pub fn rejection(tool: &str, violations: &[Violation], client_era: Era) -> Rejection {
-    let status = if client_era == Era::Modern { 400 } else { 200 };
+    let status = client_era.codec().status_of(code::INVALID_PARAMS);
     let words: Vec<String> = violations
         .iter()
         .map(|v| format!("{}: {}", if v.path.is_empty() { "the arguments" } else { &v.path }, v.what))

@@ -76,7 +76,7 @@ fn method_denied() -> Rejection {
 
 /// The rejection of an ambiguous URI. It is the same whether or not the resource exists.
 fn ambiguous(client_era: Era, error: AmbiguousUri) -> Rejection {
-    let status = if client_era == Era::Modern { 400 } else { 200 };
+    let status = client_era.codec().status_of(code::INVALID_PARAMS);
     let message = format!("the resource's URI can be read as that of another: {error}; write it without");
     Rejection::new(status, code::INVALID_PARAMS, Reason::AmbiguousUri, message)
 }
@@ -85,10 +85,10 @@ fn ambiguous(client_era: Era, error: AmbiguousUri) -> Rejection {
 const MAX_SHOWN: usize = 128;
 
 /// The rejection of an unknown or hidden name. Only this function writes it, so that the two are
-/// indistinguishable. Legacy servers answer errors of well-formed requests with HTTP 200.
+/// indistinguishable.
 pub fn not_found(client_era: Era, kind: TargetKind, name: &str) -> Rejection {
-    let status = if client_era == Era::Modern { 400 } else { 200 };
-    let missing = if client_era == Era::Modern { code::INVALID_PARAMS } else { code::RESOURCE_NOT_FOUND };
+    let status = client_era.codec().status_of(code::INVALID_PARAMS);
+    let missing = client_era.codec().resource_not_found();
     let shown: String = name.chars().take(MAX_SHOWN).collect();
     let rejection = |reason, message| Rejection::new(status, code::INVALID_PARAMS, reason, message);
     match kind {

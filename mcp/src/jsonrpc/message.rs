@@ -197,6 +197,11 @@ pub fn batch(text: &Bytes) -> Option<Vec<Bytes>> {
     Some(all)
 }
 
+/// The code of a JSON-RPC error, an object.
+pub fn error_code(error: &[u8]) -> Option<i64> {
+    std::str::from_utf8(member(error, "code")?.of(error)).ok()?.parse().ok()
+}
+
 /// Whether two ids are equal: the same bytes, or equal strings with different escapes.
 pub fn same_id(a: &[u8], b: &[u8]) -> bool {
     let text = |raw: &[u8]| {

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
-use mcp::Era;
 use pingora::http::ResponseHeader;
 
 use super::*;
@@ -142,7 +141,7 @@ impl ResponseValidator {
             }
         };
         let reader = MessageReader::of(upstream_request, upstream_session, framing.certain, now);
-        let doubtful = status == 400 && upstream_request.server_era() == Era::Modern;
+        let doubtful = status == 400 && upstream_request.server_era().codec().has_mirrored_headers();
         let (certain, redactor) = (framing.certain, upstream_request.redactor.clone());
         let odd = (untyped && status >= 400).then(|| (status, retry_after(&response.headers)));
         Ok(Self {

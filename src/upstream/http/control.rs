@@ -13,16 +13,16 @@ use tokio::time::Instant;
 use super::era_errors::classify_era_error;
 use super::notifications::{StreamCursor, StreamOpen};
 use super::response::{ReadOptions, is_sse};
-use super::{HttpEndpoint, UpstreamSession, own_id, param_headers};
+use super::{HttpEndpoint, UpstreamSession, own_id};
 use crate::upstream::{
-    LISTS_CHANGED, RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_initialize,
+    LISTS_CHANGED, RpcOutcome, ServerHandshake, UpstreamCall, UpstreamError, gateway_handshake,
     gateway_params,
 };
 use mcp::jsonrpc::message;
-use mcp::version;
+use mcp::rejection::code;
 
-/// The code of JSON-RPC for it.
-const METHOD_NOT_FOUND: &str = "-32601";
+/// The health check of legacy servers.
+const PING: &str = Era::Legacy.codec().health_check();
 /// Pauses between two notification streams.
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
@@ -51,24 +51,26 @@ impl HttpEndpoint {
         if let Some(upstream_session) = control_session.take() {
             self.close_session(&upstream_session).await;
         }
-        let (upstream_session, handshake) = self.open(&gateway_initialize(), None, time).await?;
+        let (upstream_session, handshake) = self.open(&gateway_handshake(Era::Legacy), None, time).await?;
         *control_session = Some(Arc::new(upstream_session));
         Ok(handshake)
     }
 
     async fn discover(&self, timeout: Duration) -> Result<ServerHandshake, UpstreamError> {
-        let (server_era, method) = (Era::Modern, "server/discover");
-        let params = gateway_params(server_era, "");
+        let server_era = Era::Modern;
+        let codec = server_era.codec();
+        let (method, params) = (codec.handshake_method(), gateway_handshake(server_era));
         let id = own_id();
         let body = message::request(&id, method, &params);
-        let response = self.send(server_era, None, param_headers(method, &params), body, timeout).await?;
+        let response =
+            self.send(server_era, None, codec.mirrored_headers(method, &params), body, timeout).await?;
         let status = response.status();
         let result = classify_era_error(
             server_era,
             status,
             self.read_response(response, ReadOptions::new(&id, timeout)).await,
         )?;
-        let handshake = ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned());
+        let handshake = ServerHandshake::read(&result, codec.newest_version().to_owned());
         // An old server may have another method of that name.
         handshake.map_err(|error| UpstreamError::WrongEra(server_era, error.to_string()))
     }
@@ -155,7 +157,8 @@ impl HttpEndpoint {
         if let Some(upstream_session) = &*control_session {
             return Ok(upstream_session.clone());
         }
-        let upstream_session = Arc::new(self.open(&gateway_initialize(), None, self.call_timeout()).await?.0);
+        let upstream_session =
+            Arc::new(self.open(&gateway_handshake(Era::Legacy), None, self.call_timeout()).await?.0);
         *control_session = Some(upstream_session.clone());
         Ok(upstream_session)
     }
@@ -163,7 +166,7 @@ impl HttpEndpoint {
     async fn call_once(&self, ask: &UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {
         let (upstream_session, extra) = match ask.server_era {
             Era::Legacy => (Some(self.control_session().await?), HeaderMap::new()),
-            Era::Modern => (None, param_headers(ask.method, &ask.params)),
+            Era::Modern => (None, ask.server_era.codec().mirrored_headers(ask.method, &ask.params)),
         };
         let id = own_id();
         let body = message::request(&id, ask.method, &ask.params);
@@ -178,7 +181,7 @@ impl HttpEndpoint {
                 StatusCode::NOT_FOUND => return Err(UpstreamError::SessionExpired),
                 // The response to a ping is evaluated below.
                 StatusCode::BAD_REQUEST
-                    if ask.method != "ping" && self.knows_session(upstream_session).await == Some(false) =>
+                    if ask.method != PING && self.knows_session(upstream_session).await == Some(false) =>
                 {
                     return Err(UpstreamError::SessionExpired);
                 }
@@ -199,14 +202,14 @@ impl HttpEndpoint {
 
 /// Whether an error means that the server has no such method.
 pub(crate) fn is_unknown_method(error: &[u8]) -> bool {
-    message::member(error, "code").is_some_and(|code| code.of(error) == METHOD_NOT_FOUND.as_bytes())
+    message::error_code(error) == Some(code::METHOD_NOT_FOUND)
 }
 
 /// Whether a legacy server has answered, but with an error to a ping. A server that does not implement ping
 /// is healthy all the same.
 fn is_refused_ping(ask: &UpstreamCall<'_>, outcome: &Result<RpcOutcome, UpstreamError>) -> bool {
     ask.server_era == Era::Legacy
-        && ask.method == "ping"
+        && ask.method == PING
         && match outcome {
             Err(UpstreamError::InvalidResponse(_)) => true,
             Ok(RpcOutcome::Error(error)) => !is_unknown_method(error),

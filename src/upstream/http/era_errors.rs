@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::StatusCode;
 use mcp::Era;
+use mcp::era_codec::{is_rejection_code, is_rejection_status};
 
 use super::response::shorten;
 use crate::upstream::{RpcOutcome, UpstreamError};
@@ -19,30 +20,23 @@ pub(crate) fn classify_era_error(
     match outcome {
         Ok(RpcOutcome::Result(result)) => Ok(result),
         Ok(RpcOutcome::Error(error))
-            if is_rejection(status) || status.is_success() && is_rejection_code(&error) =>
+            if is_rejection_status(status.as_u16()) || status.is_success() && is_refused(&error) =>
         {
             Err(UpstreamError::WrongEra(server_era, shorten(&error)))
         }
         Ok(RpcOutcome::Error(error)) => {
             Err(UpstreamError::InvalidResponse(format!("HTTP {status}: {}", shorten(&error))))
         }
-        Err(UpstreamError::InvalidResponse(why)) if is_rejection(status) => {
+        Err(UpstreamError::InvalidResponse(why)) if is_rejection_status(status.as_u16()) => {
             Err(UpstreamError::WrongEra(server_era, why))
         }
         Err(error) => Err(error),
     }
 }
 
-/// Status codes with which a server rejects this kind of request as a whole.
-pub(crate) fn is_rejection(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400 | 404 | 405 | 406 | 415)
-}
-
-/// The same by the code of a JSON-RPC error.
-pub(crate) fn is_rejection_code(error: &[u8]) -> bool {
-    let code = message::member(error, "code")
-        .and_then(|place| std::str::from_utf8(place.of(error)).ok()?.parse().ok());
-    matches!(code, Some(-32602..=-32600 | -32022..=-32020))
+/// Whether the code of an error says that the server rejects this kind of request as a whole.
+pub(crate) fn is_refused(error: &[u8]) -> bool {
+    message::error_code(error).is_some_and(is_rejection_code)
 }
 
 #[cfg(test)]

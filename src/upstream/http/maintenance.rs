@@ -130,9 +130,9 @@ impl Pool {
 
 /// Sends a health check in each era that the server speaks.
 async fn is_well(endpoint: &HttpEndpoint, spoken: [bool; 2], timeout: Duration) -> Result<(), UpstreamError> {
-    for (server_era, method) in [(Era::Legacy, "ping"), (Era::Modern, "server/discover")] {
+    for server_era in Era::ALL {
         if spoken[server_era as usize] {
-            let params = gateway_params(server_era, "");
+            let (method, params) = (server_era.codec().health_check(), gateway_params(server_era, ""));
             endpoint.call(UpstreamCall { server_era, method, params, progress: None, timeout }).await?;
         }
     }

@@ -33,7 +33,6 @@ use http::header::{ACCEPT_ENCODING, AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use mcp::Era;
 use mcp::header_name;
-use mcp::header_value::encode;
 use tokio::sync::{Mutex, Semaphore};
 
 use super::{Peer, RpcOutcome, ServerHandshake, UpstreamError, UpstreamLimits, WireId};
@@ -218,7 +217,7 @@ impl HttpEndpoint {
         timeout: Duration,
     ) -> Result<(UpstreamSession, ServerHandshake), UpstreamError> {
         let id = own_id();
-        let body = message::request(&id, "initialize", params);
+        let body = message::request(&id, Era::Legacy.codec().handshake_method(), params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
         // The response goes to a caller, and may name no request.
         let response = self.post(Era::Legacy, None, extra, body, timeout, Asks::Alone).await?.0;
@@ -230,7 +229,7 @@ impl HttpEndpoint {
             id: NUMBER.fetch_add(1, Ordering::Relaxed),
             endpoint: self.me.clone(),
             session,
-            version: version::NEWEST_LEGACY.to_owned(),
+            version: Era::Legacy.codec().newest_version().to_owned(),
             bearer: ArcSwapOption::new(bearer.map(Arc::new)),
         };
         let wanted =
@@ -238,15 +237,17 @@ impl HttpEndpoint {
         let outcome = self.read_response(response, wanted).await;
         let result = classify_era_error(Era::Legacy, status, outcome)?;
         let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);
+        let codec = Era::Legacy.codec();
         let version =
-            message::member(&result, "protocolVersion").and_then(|span| message::string(span.of(&result)));
-        let version = version.ok_or_else(|| wrong("`initialize` names no revision".into()))?;
-        if !version::LEGACY.contains(&version.as_str()) {
+            codec.handshake_version(&result).ok_or_else(|| wrong("`initialize` names no revision".into()))?;
+        if !codec.versions().contains(&version.as_str()) {
             return Err(wrong(format!("it offers revision {version:?}")));
         }
         upstream_session.version.clone_from(&version);
         let handshake = ServerHandshake::read(&result, version).map_err(|error| wrong(error.to_string()))?;
-        self.notify(&upstream_session, "notifications/initialized", Bytes::new()).await?;
+        if let Some(method) = codec.handshake_notification() {
+            self.notify(&upstream_session, method, Bytes::new()).await?;
+        }
         Ok((upstream_session, handshake))
     }
 
@@ -281,14 +282,10 @@ impl HttpEndpoint {
         let (response, _) = self
             .post(server_era, upstream_session, HeaderMap::new(), body, self.call_timeout(), Asks::Caller)
             .await?;
-        match response.status() {
-            StatusCode::NOT_FOUND
-                if upstream_session.is_some_and(|upstream_session| upstream_session.session.is_some()) =>
-            {
-                Err(UpstreamError::SessionExpired)
-            }
-            _ => passed(&response),
+        if is_session_expired(server_era, response.status(), upstream_session) {
+            return Err(UpstreamError::SessionExpired);
         }
+        passed(&response)
     }
 
     /// Sends one request in a session.
@@ -303,7 +300,7 @@ impl HttpEndpoint {
         let response = self
             .send(Era::Legacy, Some(upstream_session), HeaderMap::new(), body, self.call_timeout())
             .await?;
-        if response.status() == StatusCode::NOT_FOUND && upstream_session.session.is_some() {
+        if is_session_expired(Era::Legacy, response.status(), Some(upstream_session)) {
             return Err(UpstreamError::SessionExpired);
         }
         let wanted = ReadOptions {
@@ -320,7 +317,7 @@ impl HttpEndpoint {
     /// own.
     pub async fn knows_session(&self, upstream_session: &UpstreamSession) -> Option<bool> {
         let id = own_id();
-        let body = message::request(&id, "ping", b"{}");
+        let body = message::request(&id, Era::Legacy.codec().health_check(), b"{}");
         let asked = async {
             let response = self
                 .post(
@@ -357,23 +354,20 @@ impl HttpEndpoint {
         if let Some(bearer) = upstream_session.and_then(UpstreamSession::bearer) {
             headers.insert(AUTHORIZATION, bearer);
         }
-        match (server_era, upstream_session) {
-            (Era::Modern, _) => {
-                headers
-                    .insert(header_name::PROTOCOL_VERSION, HeaderValue::from_static(version::NEWEST_MODERN));
-            }
-            (Era::Legacy, Some(upstream_session)) => {
-                if let Ok(version) = HeaderValue::from_str(&upstream_session.version) {
-                    headers.insert(header_name::PROTOCOL_VERSION, version);
-                }
-                if let Some(session) = &upstream_session.session {
-                    headers.insert(header_name::SESSION, session.clone());
-                }
-            }
-            (Era::Legacy, None) => {}
-        }
+        let session = upstream_session.map(|session| (&*session.version, session.session.as_ref()));
+        server_era.codec().add_headers(&mut headers, session);
         headers
     }
+}
+
+/// Whether the server has forgotten the session in which it was asked.
+pub(super) fn is_session_expired(
+    server_era: Era,
+    status: StatusCode,
+    upstream_session: Option<&UpstreamSession>,
+) -> bool {
+    let has_id = upstream_session.is_some_and(|upstream_session| upstream_session.session.is_some());
+    server_era.codec().is_session_expired(status.as_u16(), has_id)
 }
 
 /// Whether a server accepted a message without a response.
@@ -386,32 +380,14 @@ pub fn passed(response: &reqwest::Response) -> Result<(), UpstreamError> {
     }
 }
 
-/// The headers that mirror a modern request, a whole message.
-pub fn param_headers_of(body: &Bytes) -> HeaderMap {
-    let Some(read) = message::read(body) else { return HeaderMap::new() };
-    let method = read.method.map(|method| method.read(body).into_owned()).unwrap_or_default();
-    param_headers(&method, read.params.map(|span| span.of(body)).unwrap_or_default())
-}
-
-/// The headers that mirror a modern request (2026-07-28, streamable-http, "Standard Headers").
-pub(super) fn param_headers(method: &str, params: &[u8]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Ok(method) = HeaderValue::from_str(method) {
-        headers.insert(header_name::METHOD, method);
-    }
-    let named = match method {
-        "tools/call" | "prompts/get" => message::member(params, "name"),
-        "resources/read" => message::member(params, "uri"),
-        // SEP-2663.
-        "tasks/get" | "tasks/update" | "tasks/cancel" => message::member(params, "taskId"),
-        _ => None,
+/// The headers that repeat parts of a request, a whole message.
+pub fn param_headers_of(server_era: Era, body: &Bytes) -> HeaderMap {
+    let codec = server_era.codec();
+    let Some(read) = message::read(body).filter(|_| codec.has_mirrored_headers()) else {
+        return HeaderMap::new();
     };
-    if let Some(name) = named.and_then(|span| message::string(span.of(params)))
-        && let Ok(name) = HeaderValue::from_str(&encode(&name))
-    {
-        headers.insert(header_name::NAME, name);
-    }
-    headers
+    let method = read.method.map(|method| method.read(body).into_owned()).unwrap_or_default();
+    codec.mirrored_headers(&method, read.params.map(|span| span.of(body)).unwrap_or_default())
 }
 
 /// A hash that is the same in every process and version (FNV-1a, 64 bits, with the ends mixed).

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{HeaderValue, StatusCode};
 use mcp::Era;
+use mcp::era_codec::is_rejection_status;
 use tokio::sync::{Notify, mpsc};
 
-use super::era_errors::{is_rejection, is_rejection_code};
+use super::era_errors::is_refused;
 use super::response::{ReadOptions, ResponseBody, is_sse};
 use super::sending::Asks;
-use super::{HttpEndpoint, UpstreamSession, own_id, param_headers};
+use super::{HttpEndpoint, UpstreamSession, is_session_expired, own_id};
 use crate::upstream::{RpcOutcome, UpstreamError, WatchEnd};
 use mcp::jsonrpc::message;
 use mcp::sse;
@@ -21,6 +22,7 @@ use mcp::sse::EventSplitter;
 /// The longest reconnection time that a server may set.
 const MAX_RETRY: Duration = Duration::from_secs(3600);
 
+const LISTEN: &str = Era::Modern.codec().listen_method().expect("modern servers have it");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// Where a notification stream is to be resumed.
@@ -86,29 +88,34 @@ impl HttpEndpoint {
                 self.stream(headers, timeout).await?
             }
             Era::Modern => {
-                let method = "subscriptions/listen";
+                let method = LISTEN;
                 let body = message::request(&id, method, listen);
-                self.post(server_era, None, param_headers(method, listen), body, timeout, Asks::Alone)
-                    .await?
-                    .0
+                self.post(
+                    server_era,
+                    None,
+                    server_era.codec().mirrored_headers(method, listen),
+                    body,
+                    timeout,
+                    Asks::Alone,
+                )
+                .await?
+                .0
             }
         };
         let status = response.status();
         match status {
-            StatusCode::NOT_FOUND
-                if server_era == Era::Legacy && upstream_session.is_some_and(|s| s.session.is_some()) =>
-            {
+            _ if is_session_expired(server_era, status, upstream_session) => {
                 return Err(UpstreamError::SessionExpired);
             }
             _ if status.is_success() && is_sse(&response) => return Ok(StreamOpen::Open(response)),
             _ if server_era == Era::Legacy && has_no_stream(status) => return Ok(StreamOpen::None),
-            _ if server_era == Era::Modern && is_rejection(status) => return Ok(StreamOpen::None),
+            _ if server_era == Era::Modern && is_rejection_status(status.as_u16()) => {
+                return Ok(StreamOpen::None);
+            }
             _ => {}
         }
         match self.read_response(response, ReadOptions::new(&id, timeout)).await {
-            Ok(RpcOutcome::Error(error)) if status.is_success() && is_rejection_code(&error) => {
-                Ok(StreamOpen::None)
-            }
+            Ok(RpcOutcome::Error(error)) if status.is_success() && is_refused(&error) => Ok(StreamOpen::None),
             _ => Ok(StreamOpen::Busy(format!("HTTP {status} and no stream"))),
         }
     }
@@ -130,7 +137,9 @@ impl HttpEndpoint {
         let response = self.stream(headers, self.call_timeout()).await?;
         begun.notify_waiters();
         match response.status() {
-            StatusCode::NOT_FOUND if upstream_session.session.is_some() => Err(UpstreamError::SessionExpired),
+            status if is_session_expired(Era::Legacy, status, Some(upstream_session)) => {
+                Err(UpstreamError::SessionExpired)
+            }
             status if status.is_success() && is_sse(&response) => {
                 self.forward_events(response, upstream_session.has_batches(), place, out).await
             }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use child::{Child, ChildError, ChildResponse};
 use subscriptions::{ResourceSubscriptions, UpdateQueue};
 
-use super::http::era_errors::is_rejection_code;
+use super::http::era_errors::is_refused;
 use super::{
     LISTS_CHANGED, ListChanges, ResourceUpdates, RpcOutcome, ServerHandshake, SharedSubscriptions, Upstream,
     UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd, gateway_params,
@@ -200,13 +200,13 @@ impl ListChanges for Stdio {
         let listening = async {
             let listen = gateway_params(server_era, LISTS_CHANGED);
             // An old server sends notifications without a request.
-            if server_era == Era::Modern {
+            if server_era.codec().listen_method().is_some() {
                 let mut pause = MIN_BACKOFF;
                 loop {
                     let started = Instant::now();
                     let ended = child.listen(&listen, notes.clone()).await;
                     match ended {
-                        Ok(ChildResponse::Error(error)) if is_rejection_code(&error) => break,
+                        Ok(ChildResponse::Error(error)) if is_refused(&error) => break,
                         Err(ChildError::Exited { .. }) => break,
                         _ => {}
                     }
@@ -255,7 +255,7 @@ impl ResourceUpdates for Stdio {
     ) -> Result<WatchEnd, UpstreamError> {
         match self.child(Era::Modern).await?.listen(&listen, out).await {
             Ok(ChildResponse::Result(_)) | Err(ChildError::SessionClosed) => Ok(WatchEnd::Ended),
-            Ok(ChildResponse::Error(error)) if is_rejection_code(&error) => Ok(WatchEnd::Rejected),
+            Ok(ChildResponse::Error(error)) if is_refused(&error) => Ok(WatchEnd::Rejected),
             Ok(ChildResponse::Error(_)) => {
                 Err(UpstreamError::InvalidResponse("it gives no subscription now".into()))
             }

@@ -15,17 +15,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use mcp::Era;
+use mcp::era_codec::is_of_modern_server;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::child::{ChildError, ChildResponse};
 use super::{ServerProcess, Stdio, failed};
-use crate::upstream::{ServerHandshake, UpstreamError, gateway_initialize, gateway_params};
-use mcp::jsonrpc::message;
-use mcp::version;
-
-/// The code of a server that does not support the protocol version of a request (2026-07-28, versioning).
-const UNSUPPORTED_VERSION: &[u8] = b"-32022";
+use crate::upstream::{ServerHandshake, UpstreamError, gateway_handshake};
 
 /// The state of starts in progress, and the processes that one of them left to the other.
 #[derive(Default)]
@@ -193,10 +189,7 @@ fn probe(
     process: ServerProcess,
     until: Instant,
 ) -> impl Future<Output = (ServerProcess, Result<ChildResponse, ChildError>)> {
-    let (method, params) = match server_era {
-        Era::Modern => ("server/discover", gateway_params(Era::Modern, "")),
-        Era::Legacy => ("initialize", gateway_initialize()),
-    };
+    let (method, params) = (server_era.codec().handshake_method(), gateway_handshake(server_era));
     let left = until.saturating_duration_since(Instant::now());
     async move {
         let outcome = match process.child.request(method, Some(&params), left, None).await {
@@ -213,7 +206,7 @@ fn probe(
 fn classify_probe(server_era: Era, outcome: Result<ChildResponse, ChildError>) -> EraProbe {
     match (server_era, outcome) {
         (Era::Modern, Ok(ChildResponse::Result(result))) => {
-            match ServerHandshake::read(&result, version::NEWEST_MODERN.to_owned()) {
+            match ServerHandshake::read(&result, Era::Modern.codec().newest_version().to_owned()) {
                 Ok(handshake) => EraProbe::Supported(handshake),
                 // An old server may have another method of that name.
                 Err(error) => EraProbe::Rejected { why: error.to_string(), free: true },
@@ -235,8 +228,7 @@ fn classify_probe(server_era: Era, outcome: Result<ChildResponse, ChildError>) -
             EraProbe::Rejected { why: "it does not survive `server/discover`".into(), free: false }
         }
         (Era::Legacy, Ok(ChildResponse::Result(result))) => {
-            let version = message::member(&result, "protocolVersion");
-            let version = version.and_then(|span| message::string(span.of(&result)));
+            let version = server_era.codec().handshake_version(&result);
             let invalid = || UpstreamError::InvalidResponse("`initialize` names no revision".into());
             match version.ok_or_else(invalid).and_then(|version| ServerHandshake::read(&result, version)) {
                 Ok(handshake) => EraProbe::Supported(handshake),
@@ -244,22 +236,10 @@ fn classify_probe(server_era: Era, outcome: Result<ChildResponse, ChildError>) -
             }
         }
         (Era::Legacy, Ok(ChildResponse::Error(error))) => {
-            EraProbe::Rejected { why: shorten(&error), free: is_modern(&error) }
+            EraProbe::Rejected { why: shorten(&error), free: is_of_modern_server(&error) }
         }
         (_, Err(error)) => EraProbe::Failed(failed(error)),
     }
-}
-
-/// Whether an error means that the server speaks the modern era.
-fn is_modern(error: &[u8]) -> bool {
-    let is_version = message::member(error, "code").is_some_and(|code| code.of(error) == UNSUPPORTED_VERSION);
-    let named = || {
-        let data = message::member(error, "data")?.of(error);
-        let supported = message::member(data, "supported")?.of(data);
-        let quoted = format!("\"{}\"", version::NEWEST_MODERN);
-        memchr::memmem::find(supported, quoted.as_bytes())
-    };
-    is_version && named().is_some()
 }
 
 fn shorten(error: &[u8]) -> String {

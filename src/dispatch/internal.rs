@@ -20,6 +20,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::call_timer::CallTimer;
 use crate::upstream::http::response::ReadOptions;
 use crate::upstream::http::{UpstreamSession, param_headers_of, passed};
+use crate::upstream::server_messages::redacted;
 use crate::upstream::{Progress, RpcOutcome, UpstreamError, WireId};
 use mcp::jsonrpc::message;
 use mcp::version;
@@ -200,7 +201,7 @@ impl UpstreamRequest {
     }
 
     /// A message of the server before the response, as the client gets it.
-    fn to_client(
+    pub fn to_client(
         &self,
         call: &ForwardedCall,
         note: Bytes,
@@ -219,11 +220,7 @@ impl UpstreamRequest {
             }
             _ => accept_without_session(&self.server, &note, &read).then(|| call.progress(note, &read))??,
         };
-        match &self.redactor {
-            // A notification that must not be passed on is no response: it is dropped.
-            Some(redactor) => redactor.message(&note).ok().map(|clean| clean.unwrap_or(note)),
-            None => Some(note),
-        }
+        redacted(self.redactor.as_ref(), note)
     }
 }
 

@@ -28,6 +28,7 @@ use crate::server::Server;
 use crate::session::MessageFilter;
 use crate::streams::{MessageStream, notifications};
 use crate::telemetry::Outcome;
+use crate::upstream::server_messages::redacted;
 use crate::upstream::{ResponseRedactor, UpstreamError};
 
 /// What happens to a request that was received and is not answered yet.
@@ -376,10 +377,7 @@ async fn passed(
         return None;
     }
     let redactor = snapshot.config.redactor.as_ref();
-    match ResponseRedactor::of(&now.name, &now.config, redactor, &dispatcher.metrics) {
-        Some(screen) => screen.message(&message).ok().map(|clean| clean.unwrap_or(message)),
-        None => Some(message),
-    }
+    redacted(ResponseRedactor::of(&now.name, &now.config, redactor, &dispatcher.metrics).as_ref(), message)
 }
 
 #[cfg(test)]

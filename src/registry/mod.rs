@@ -167,7 +167,7 @@ pub struct Registry {
     started: Instant,
     pins: Pins,
     worker_threads: WorkerThreads,
-    metrics: Arc<Metrics>,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Registry {

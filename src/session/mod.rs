@@ -36,14 +36,14 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
-use crate::telemetry::DroppedMessage;
 use crate::upstream::WireId;
 use crate::upstream::call_timer::CallTimer;
 use crate::upstream::http::{Fnv, UpstreamSession};
+use crate::upstream::server_messages::{Judged, ServerMessageFilter};
 use id_map::ServerMessageKind;
 use mcp::jsonrpc::message;
 use mcp::method;
-use mcp::method::{Destination, Method, Sender};
+use mcp::method::{Method, Sender};
 
 pub use client_state::{ClientState, StateChange};
 pub use in_flight::{InFlight, InFlightGuard, InFlightRequest, SentIds};
@@ -118,28 +118,11 @@ pub enum Rewrite {
     Drop,
 }
 
-/// Counts a message of a server that is dropped.
-fn dropped(server: &Server, kind: &'static str, method: &'static str) {
-    DroppedMessage { from: Sender::Server.as_str(), kind, method, server: &server.name }.count();
-}
-
 /// Whether a message of a server on the stream of a modern call, where there are no sessions, may go to its
 /// client. Requests are never allowed there.
 pub fn accept_without_session(server: &Server, message: &[u8], read: &message::ServerMessage) -> bool {
-    let word = read.method.map(|method| method.read(message));
-    let row = word
-        .as_ref()
-        .and_then(|word| Era::Modern.codec().rule(Sender::Server, MessageKind::Notification, word));
-    match row {
-        Some(row) if row.destination == Destination::Client => true,
-        // The gateway's own subscriptions forward these.
-        Some(_) => false,
-        None => {
-            let kind = if word.is_some() { "notification" } else { "_other" };
-            dropped(server, kind, Method::parse(&word.unwrap_or_default()).as_str());
-            false
-        }
-    }
+    let version = Era::Modern.codec().newest_version();
+    ServerMessageFilter { server: &server.name, version }.is_for_client(message, read)
 }
 
 impl Session {
@@ -160,23 +143,16 @@ impl Session {
         read: &message::ServerMessage,
         timer: Option<&Arc<CallTimer>>,
     ) -> Rewrite {
-        let Some(word) = read.method.map(|method| method.read(message)) else {
-            // Neither a request nor a notification, and no response either.
-            if !read.is_response() {
-                dropped(server, "_other", "_other");
+        let filter = ServerMessageFilter { server: &server.name, version: self.version };
+        let row = match filter.judge(message, read, |kind, word| self.declared(kind, word)) {
+            Judged::Allowed(row) => row,
+            Judged::Response => return Rewrite::Unchanged,
+            Judged::Dropped => {
+                if let (Some(_), Some(id)) = (read.method, read.id) {
+                    self.decline(upstream_session, message, id);
+                }
                 return Rewrite::Drop;
             }
-            return Rewrite::Unchanged;
-        };
-        let kind = if read.is_request() { MessageKind::Request } else { MessageKind::Notification };
-        let row = method::find(Sender::Server, kind, &word, self.version);
-        let Some(row) = row.or_else(|| self.declared(kind, &word)) else {
-            let kind = if read.is_request() { "request" } else { "notification" };
-            dropped(server, kind, Method::parse(&word).as_str());
-            if let Some(id) = read.id {
-                self.decline(upstream_session, message, id);
-            }
-            return Rewrite::Drop;
         };
         match ServerMessageKind::of(message, read, row.method) {
             ServerMessageKind::Request(id) if id.end - id.start > server_requests::MAX_ID => {

@@ -15,6 +15,7 @@ use super::{OutboxItem, Rewrite, Session, StateChange};
 use crate::server::Server;
 use crate::upstream::http::UpstreamSession;
 use crate::upstream::http::notifications::{NotificationsEnd, StreamCursor};
+use crate::upstream::server_messages::ServerMessageFilter;
 use crate::upstream::{RpcOutcome, UpstreamError};
 use mcp::jsonrpc::message;
 
@@ -30,6 +31,18 @@ impl Session {
     /// Whether the client wants notifications of a server.
     pub(super) fn wants_notifications(&self, server: &str) -> bool {
         self.outbox.is_open() || self.client_state.is_subscribed(server)
+    }
+
+    /// A message of a notification stream as the client gets it, before it is redacted for the caller of the
+    /// stream that takes it. A response belongs to a stream that was resumed, and is dropped.
+    pub fn notification(&self, server: &Server, upstream_session: u64, message: Bytes) -> Option<Bytes> {
+        let filter = ServerMessageFilter { server: &server.name, version: self.version };
+        let read = filter.read(&message).filter(|read| !read.is_response())?;
+        match self.on_server_message(server, upstream_session, &message, &read, None) {
+            Rewrite::Unchanged => Some(message),
+            Rewrite::Replaced(message) => Some(message),
+            Rewrite::Drop => None,
+        }
     }
 
     /// Reads the notifications of a server, as long as the client wants them.
@@ -212,14 +225,7 @@ async fn read_stream(
     let mut forward = pin!(async {
         while let Some(message) = messages.recv().await {
             let Some(session) = session.upgrade() else { return };
-            // A response belongs to a stream that was resumed.
-            let Some(read) = message::read(&message).filter(|read| !read.is_response()) else { continue };
-            let message = match session.on_server_message(server, upstream_session.id, &message, &read, None)
-            {
-                Rewrite::Unchanged => message,
-                Rewrite::Replaced(message) => message,
-                Rewrite::Drop => continue,
-            };
+            let Some(message) = session.notification(server, upstream_session.id, message) else { continue };
             let outbox = session.outbox.clone();
             drop(session);
             if !outbox.send(OutboxItem { server: Some(server.clone()), message }).await {

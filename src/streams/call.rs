@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{AbortOnDrop, MessageStream, StreamItem};
 use crate::server::CallGuard;
 use crate::session::{InFlightGuard, StateChange};
+use crate::upstream::server_messages::{ServerMessageFilter, redacted};
 use crate::upstream::{Progress, ResponseRedactor, RpcOutcome, UpstreamCall};
 use mcp::jsonrpc::message;
 
@@ -63,7 +64,7 @@ async fn run(call: LocalCall, out: &mpsc::Sender<StreamItem>) -> StreamItem {
         in_flight,
         state_change,
         slots: _slots,
-        client_era: _,
+        client_era,
         server_era,
         method,
         params,
@@ -72,6 +73,11 @@ async fn run(call: LocalCall, out: &mpsc::Sender<StreamItem>) -> StreamItem {
         redactor,
     } = call;
     let server = call_guard.server().clone();
+    let version = match &in_flight {
+        Some(in_flight) => in_flight.session().version,
+        None => client_era.codec().newest_version(),
+    };
+    let filter = ServerMessageFilter { server: &server.name, version };
     let (sender, mut notifications) = mpsc::channel::<Bytes>(32);
     let response = async {
         if let (Some(state_change), Some(in_flight)) = (&state_change, &in_flight) {
@@ -86,10 +92,8 @@ async fn run(call: LocalCall, out: &mpsc::Sender<StreamItem>) -> StreamItem {
     };
     let forward = async {
         while let Some(note) = notifications.recv().await {
-            let clean = redactor.as_ref().map_or(Ok(None), |redactor| redactor.message(&note));
-            // A notification that must not be passed on is no response: it is dropped.
-            let Ok(clean) = clean else { continue };
-            if out.send(StreamItem::Message(clean.unwrap_or(note))).await.is_err() {
+            let Some(note) = to_client(filter, redactor.as_ref(), note) else { continue };
+            if out.send(StreamItem::Message(note)).await.is_err() {
                 break;
             }
         }
@@ -115,6 +119,19 @@ async fn run(call: LocalCall, out: &mpsc::Sender<StreamItem>) -> StreamItem {
             StreamItem::Rejected(Box::new(error.rejection(&server.name)))
         }
     }
+}
+
+/// A message of the server before the response, as the client gets it.
+pub fn to_client(
+    filter: ServerMessageFilter<'_>,
+    redactor: Option<&ResponseRedactor>,
+    note: Bytes,
+) -> Option<Bytes> {
+    let read = filter.read(&note)?;
+    if !filter.is_for_client(&note, &read) {
+        return None;
+    }
+    redacted(redactor, note)
 }
 
 fn too_large(server: &Arc<str>, limit: usize) -> StreamItem {

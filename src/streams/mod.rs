@@ -3,7 +3,7 @@
 
 pub mod call;
 pub mod notifications;
-mod resource_updates;
+pub mod resource_updates;
 
 use bytes::Bytes;
 use mcp::Rejection;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use mcp::Span;
 use mcp::json::quote::quote;
 use mcp::json::splice::splice;
+use mcp::{Era, Span};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -16,9 +16,11 @@ use tokio::time::Instant;
 use super::AbortOnDrop;
 use crate::registry::Registry;
 use crate::server::Server;
-use crate::upstream::{WatchEnd, gateway_meta};
+use crate::upstream::server_messages::{ServerMessageFilter, redacted};
+use crate::upstream::{ResponseRedactor, WatchEnd, gateway_meta};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
+use mcp::method::Method;
 
 /// How long servers may take to acknowledge; the client waits for that.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -44,17 +46,17 @@ pub async fn begin(
     out: mpsc::Sender<ResourceEvent>,
 ) -> Option<(AbortOnDrop, Vec<String>)> {
     let (promised, promise) = oneshot::channel();
-    let subscriber =
-        ResourceSubscriber { registry, uris, id, out, promised: Some(promised), subscribed: Vec::new() };
+    let subscriber = ResourceSubscriber::new(registry, uris, id, out, promised);
     let abort_guard = AbortOnDrop(runtime.spawn(subscriber.run(server)).abort_handle());
     let uris = tokio::time::timeout(ACKNOWLEDGE_TIMEOUT, promise).await.ok()?.ok()?;
     (!uris.is_empty()).then_some((abort_guard, uris))
 }
 
 /// There is nothing to subscribe to, or no client any more.
-struct NothingToWatch;
+#[derive(Debug)]
+pub struct NothingToWatch;
 
-struct ResourceSubscriber {
+pub struct ResourceSubscriber {
     registry: Arc<Registry>,
     uris: Vec<String>,
     /// The client's own id, as written.
@@ -66,6 +68,16 @@ struct ResourceSubscriber {
 }
 
 impl ResourceSubscriber {
+    pub fn new(
+        registry: Arc<Registry>,
+        uris: Vec<String>,
+        id: Bytes,
+        out: mpsc::Sender<ResourceEvent>,
+        promised: oneshot::Sender<Vec<String>>,
+    ) -> Self {
+        Self { registry, uris, id, out, promised: Some(promised), subscribed: Vec::new() }
+    }
+
     /// Reads the subscription of a server, and opens it again when it ends; after a reload at the server that
     /// replaces it.
     async fn run(mut self, mut server: Arc<Server>) {
@@ -88,7 +100,7 @@ impl ResourceSubscriber {
                 };
                 let reading = async {
                     while let Some(message) = messages.recv().await {
-                        self.on_message(&message).await?;
+                        self.on_message(&server, &message).await?;
                     }
                     Ok(())
                 };
@@ -119,10 +131,12 @@ impl ResourceSubscriber {
     }
 
     /// Handles one message of the server.
-    async fn on_message(&mut self, message: &Bytes) -> Result<(), NothingToWatch> {
-        let Some(read) = message::read(message) else { return Ok(()) };
-        let is = |word: &str| read.method.is_some_and(|method| method.is(message, word));
-        if is(message::ACKNOWLEDGED) {
+    pub async fn on_message(&mut self, server: &Server, message: &Bytes) -> Result<(), NothingToWatch> {
+        let version = Era::Modern.codec().newest_version();
+        let filter = ServerMessageFilter { server: &server.name, version };
+        let Some(read) = filter.read(message) else { return Ok(()) };
+        let method = filter.for_gateway(message, &read);
+        if method == Some(Method::Acknowledged) {
             let now = read.params.map(|params| acknowledged(params.of(message))).unwrap_or_default();
             if let Some(promised) = self.promised.take() {
                 self.subscribed = self.uris.iter().filter(|uri| now.contains(uri)).cloned().collect();
@@ -139,13 +153,20 @@ impl ResourceSubscriber {
                 let note = message::notification(UPDATED, params.as_bytes());
                 self.out.send(ResourceEvent::Message(note)).await.map_err(|_| NothingToWatch)?;
             }
-        } else if is(UPDATED)
+        } else if method == Some(Method::Updated)
             && self.promised.is_none()
             && let Some(message) = with_subscription_id(message, &read, &self.id)
+            && let Some(message) = redacted(self.redactor(server).as_ref(), message)
         {
             self.out.send(ResourceEvent::Message(message)).await.map_err(|_| NothingToWatch)?;
         }
         Ok(())
+    }
+
+    fn redactor(&self, server: &Server) -> Option<ResponseRedactor> {
+        let snapshot = self.registry.snapshot();
+        let redactor = snapshot.config.redactor.as_ref();
+        ResponseRedactor::of(&server.name, &server.config, redactor, &self.registry.metrics)
     }
 }
 

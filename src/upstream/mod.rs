@@ -12,6 +12,7 @@ mod limits;
 pub mod redact_response;
 pub mod request_ids;
 mod server_handshake;
+pub mod server_messages;
 pub mod stdio;
 pub mod tls_hint;
 pub mod token_exchange;

@@ -420,4 +420,5 @@ fn what_is_searched_for_secrets_goes_out_without_them_or_not_at_all() {
     );
 }
 
+mod hostile;
 mod streams;

@@ -94,7 +94,7 @@ async fn read(dispatcher: Arc<Dispatcher>, max_line: usize, out: mpsc::Sender<By
 }
 
 async fn answer(dispatcher: Arc<Dispatcher>, session: Arc<Session>, line: Bytes, out: mpsc::Sender<Bytes>) {
-    let answer = match dispatcher.call_internal(None, Some(session), PATH, line.clone()).await {
+    let answer = match dispatcher.answer_internal(None, Some(session), PATH, line.clone()).await {
         Ok(answer) => answer,
         Err(rejected) => message::rejection_response(rejected.id.as_deref(), &rejected.rejection),
     };

@@ -176,7 +176,7 @@ pub fn call(mut config: Config, named: Option<NamedCaller>, tool: &str, argument
     let message = message::request("1", "tools/call", params.as_bytes());
     let dispatcher = app.dispatcher.clone();
     let answered = app.run_once(async move {
-        dispatcher.call_internal(named.map(|named| named.0.caller()), None, "/mcp", message).await
+        dispatcher.answer_internal(named.map(|named| named.0.caller()), None, "/mcp", message).await
     });
     let answer: Bytes = match answered {
         Ok(answer) => answer,

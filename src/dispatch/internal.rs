@@ -1,12 +1,14 @@
-//! Callers inside the process: the same chain, the same dispatch, the response as one message.
+//! Callers inside the process: the same chain, the same dispatch, the answer as a stream of messages.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use filters::rate_limit::Slots;
 use filters::{Caller, RequestHead};
 use http::{HeaderMap, HeaderValue};
 use mcp::json::splice::splice;
 use mcp::{Era, Reason, Rejection};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::authorize::{Authorized, RejectedRequest, share_slots};
@@ -15,7 +17,7 @@ use super::rejections::{session_limits, too_many_sessions};
 use super::{AuthorizedRequest, Dispatch, Dispatcher, ForwardedCall, RequestLabels, UpstreamRequest};
 use crate::session::id_map;
 use crate::session::{OwnerKey, Rewrite, Session, accept_without_session};
-use crate::streams::{MessageStream, StreamItem};
+use crate::streams::{AbortOnDrop, MessageStream, StreamItem};
 use crate::telemetry::Metrics;
 use crate::upstream::call_timer::CallTimer;
 use crate::upstream::http::response::ReadOptions;
@@ -26,16 +28,40 @@ use mcp::jsonrpc::message;
 use mcp::version;
 
 impl Dispatcher {
-    /// Handles one message from inside the process: authorized by the whole chain, answered as a whole
-    /// message (empty for none). A caller with a session keeps it; for others a legacy one is opened and
-    /// ended.
+    /// Handles one message from inside the process, authorized by the whole chain. The progress and the log
+    /// messages of its server come before the response. A caller with a session keeps it; for others a legacy
+    /// one is opened, and ends with the stream. To drop the stream is to disconnect.
     pub async fn call_internal(
         &self,
         caller: Option<Caller>,
         session: Option<Arc<Session>>,
         path: &str,
         body: Bytes,
+    ) -> Result<MessageStream, RejectedRequest> {
+        self.begin_internal(caller, session, path, body).await.map(|(messages, _)| messages)
+    }
+
+    /// The same for a caller that wants only the response (empty for none).
+    pub async fn answer_internal(
+        &self,
+        caller: Option<Caller>,
+        session: Option<Arc<Session>>,
+        path: &str,
+        body: Bytes,
     ) -> Result<Bytes, RejectedRequest> {
+        let (messages, id) = self.begin_internal(caller, session, path, body).await?;
+        let rejected = |rejection| RejectedRequest { filter: "dispatch", rejection, id };
+        messages.answer().await.map_err(rejected)
+    }
+
+    /// The stream of a message's answer, and the id of the message.
+    async fn begin_internal(
+        &self,
+        caller: Option<Caller>,
+        session: Option<Arc<Session>>,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(MessageStream, Option<Bytes>), RejectedRequest> {
         let snapshot = self.registry.snapshot();
         let chain = &snapshot.config.chain;
         let headers = http::HeaderMap::new();
@@ -63,7 +89,7 @@ impl Dispatcher {
         let Authorized { mut permit, body, id } =
             self.authorize(&snapshot, endpoint, head, caller, body, &mut RequestLabels::default()).await?;
         let slots = share_slots(std::mem::take(&mut permit.slots));
-        let rejected = |rejection| RejectedRequest { filter: "dispatch", rejection, id };
+        let rejected = |rejection| RejectedRequest { filter: "dispatch", rejection, id: id.clone() };
         let mut temporary = None;
         let session = match (permit.client_era, session) {
             (Era::Modern, _) => None,
@@ -97,20 +123,85 @@ impl Dispatcher {
             body,
             events: false,
         };
-        let answer = match self.dispatch(authorized, &mut RequestLabels::default()).await {
-            Ok(Dispatch::Respond(reply)) => Ok(reply.body),
-            Ok(Dispatch::Stream(message_stream)) => collect(message_stream).await,
-            Ok(Dispatch::Forward(upstream_request)) => upstream_request.call(None, None, &self.metrics).await,
-            Err(rejection) => Err(rejection),
+        let messages = match self.dispatch(authorized, &mut RequestLabels::default()).await {
+            Ok(Dispatch::Respond(reply)) => MessageStream::of(last(Ok(reply.body))),
+            Ok(Dispatch::Stream(messages)) => messages,
+            Ok(Dispatch::Forward(upstream_request)) => {
+                upstream_request.stream(&self.runtime, slots, self.metrics.clone())
+            }
+            Err(rejection) => {
+                if let Some(temporary) = temporary {
+                    self.sessions.end(&temporary);
+                }
+                return Err(rejected(rejection));
+            }
         };
-        if let Some(temporary) = temporary {
-            self.sessions.end(&temporary);
-        }
-        answer.map_err(rejected)
+        let messages = match temporary {
+            Some(temporary) => self.in_temporary(temporary, messages),
+            None => messages,
+        };
+        Ok((messages, id))
+    }
+}
+
+impl Dispatcher {
+    /// Ends the session with the stream, before its last message: its reader may end the process then.
+    fn in_temporary(&self, temporary: Arc<Session>, messages: MessageStream) -> MessageStream {
+        let (out, items) = mpsc::channel(1);
+        let MessageStream { items: mut inner, stream, abort_on_drop, final_message } = messages;
+        let sessions = self.sessions.clone();
+        self.runtime.spawn(async move {
+            let _abort_on_drop = abort_on_drop;
+            loop {
+                let item = tokio::select! {
+                    item = inner.recv() => item,
+                    () = out.closed() => None,
+                };
+                match item {
+                    Some(item @ StreamItem::Message(_)) => drop(out.send(item).await),
+                    item => {
+                        sessions.end(&temporary);
+                        if let Some(item) = item {
+                            let _ = out.send(item).await;
+                        }
+                        return;
+                    }
+                }
+            }
+        });
+        MessageStream { items, stream, abort_on_drop: None, final_message }
+    }
+}
+
+/// The last item of a call, whose response may be empty.
+fn last(answer: Result<Bytes, Box<Rejection>>) -> StreamItem {
+    match answer {
+        Ok(answer) if answer.is_empty() => StreamItem::Accepted,
+        Ok(answer) => StreamItem::Final(answer),
+        Err(rejection) => StreamItem::Rejected(rejection),
     }
 }
 
 impl UpstreamRequest {
+    /// Sends the message with the gateway's own client. All that its server says before the response comes
+    /// before it. The caller's `slots` are held until then.
+    pub fn stream(self, runtime: &Handle, slots: Option<Arc<Slots>>, metrics: Arc<Metrics>) -> MessageStream {
+        let (out, items) = mpsc::channel(32);
+        let task = runtime.spawn(async move {
+            let (notes, mut received) = mpsc::channel::<Bytes>(8);
+            let pass_on = async {
+                while let Some(note) = received.recv().await {
+                    let _ = out.send(StreamItem::Message(note)).await;
+                }
+            };
+            let (answer, ()) = tokio::join!(self.call(None, Some(notes), &metrics), pass_on);
+            drop(slots);
+            let _ = out.send(last(answer)).await;
+        });
+        let abort_on_drop = Some(AbortOnDrop(task.abort_handle()));
+        MessageStream { items, stream: false, abort_on_drop, final_message: None }
+    }
+
     /// Sends the message with the gateway's own client and returns the whole response; empty if it is no
     /// request. `bearer` is for a server that is called in its caller's name; `notes` receives the server's
     /// messages before the response.
@@ -239,20 +330,5 @@ impl ForwardedCall {
     }
 }
 
-async fn collect(mut message_stream: MessageStream) -> Result<Bytes, Box<Rejection>> {
-    loop {
-        match message_stream.items.recv().await {
-            Some(StreamItem::Message(_)) => {}
-            Some(StreamItem::Final(message)) => return Ok(message),
-            Some(StreamItem::Rejected(rejection)) => return Err(rejection),
-            Some(StreamItem::Accepted) => return Ok(Bytes::new()),
-            None => {
-                return Err(Box::new(Rejection::http(
-                    500,
-                    Reason::NoAnswer,
-                    "the call ended without an answer",
-                )));
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ mod batch;
 mod client_addr;
 mod context;
 #[cfg(test)]
-mod gateway_for_tests;
+pub(crate) mod gateway_for_tests;
 mod h2_response_head;
 pub mod in_process;
 mod long_response_id;

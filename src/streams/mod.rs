@@ -6,7 +6,7 @@ pub mod notifications;
 pub mod resource_updates;
 
 use bytes::Bytes;
-use mcp::Rejection;
+use mcp::{Reason, Rejection};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -33,6 +33,31 @@ pub struct MessageStream {
     pub abort_on_drop: Option<AbortOnDrop>,
     /// The last message where the stream is ended from outside.
     pub final_message: Option<Bytes>,
+}
+
+impl MessageStream {
+    /// A stream of this last item.
+    pub fn of(last: StreamItem) -> Self {
+        let (out, items) = mpsc::channel(1);
+        out.try_send(last).expect("there is room for one");
+        Self { items, stream: false, abort_on_drop: None, final_message: None }
+    }
+
+    /// Reads to the end, and returns only the response; empty if there is none.
+    pub async fn answer(mut self) -> Result<Bytes, Box<Rejection>> {
+        loop {
+            match self.items.recv().await {
+                Some(StreamItem::Message(_)) => {}
+                Some(StreamItem::Final(message)) => return Ok(message),
+                Some(StreamItem::Rejected(rejection)) => return Err(rejection),
+                Some(StreamItem::Accepted) => return Ok(Bytes::new()),
+                None => {
+                    let message = "the call ended without an answer";
+                    return Err(Box::new(Rejection::http(500, Reason::NoAnswer, message)));
+                }
+            }
+        }
+    }
 }
 
 /// Aborts a task when dropped.

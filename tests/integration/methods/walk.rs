@@ -401,7 +401,7 @@ async fn from_within_only_what_the_list_says_reaches_the_server() {
                         }
                         let what = format!("{path} {revision} {kind:?} {word:?}");
                         let answer =
-                            dispatcher.call_internal(None, None, path, body.to_string().into()).await;
+                            dispatcher.answer_internal(None, None, path, body.to_string().into()).await;
                         if kind == MessageKind::Notification {
                             assert_eq!(answer.expect("it is taken"), "", "{what}");
                         }

@@ -7,7 +7,7 @@ pub mod tool_pins;
 
 use bytes::Bytes;
 use filters::{Caller, ChainRejection};
-use http::Method;
+use http::{HeaderMap, Method};
 use mcp::json::quote::quote;
 use mcp::{Reason, Rejection};
 
@@ -53,12 +53,13 @@ pub struct AdminResponse {
     pub content_type: Option<&'static str>,
     /// The methods that the path has, if another one was used.
     pub allow: Option<&'static str>,
+    pub cache_control: Option<&'static str>,
     pub body: Bytes,
 }
 
 impl AdminResponse {
     fn of(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type: Some(content_type), allow: None, body: body.into() }
+        Self { status, content_type: Some(content_type), allow: None, cache_control: None, body: body.into() }
     }
 
     fn json(status: u16, body: impl Into<Bytes>) -> Self {
@@ -66,7 +67,7 @@ impl AdminResponse {
     }
 
     fn wrong_method(allow: &'static str) -> Self {
-        Self { status: 405, content_type: None, allow: Some(allow), body: Bytes::new() }
+        Self { status: 405, content_type: None, allow: Some(allow), cache_control: None, body: Bytes::new() }
     }
 }
 
@@ -74,6 +75,20 @@ impl AdminResponse {
 pub fn metadata_resource(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("/.well-known/oauth-protected-resource")?;
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+/// The protected resource metadata of a path (RFC 9728), never a server's own. The client has sent no
+/// credentials, so that the answer covers every endpoint that could exist.
+///
+/// # Errors
+/// The rejection that the client gets.
+pub fn metadata(snapshot: &Snapshot, path: &str) -> Result<AdminResponse, Rejection> {
+    let Some(document) = snapshot.config.chain.auth.metadata_document(path) else {
+        let message =
+            "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
+        return Err(Rejection::http(404, Reason::NoMetadata, message));
+    };
+    Ok(AdminResponse { cache_control: Some("max-age=300"), ..AdminResponse::json(200, document) })
 }
 
 /// Whether an admin path answers despite this rejection of the head. Probes use the address, have no
@@ -114,26 +129,43 @@ impl Admin<'_> {
     ///
     /// # Errors
     /// The rejection that the caller gets.
-    pub fn may_approve(&self) -> Result<(), Rejection> {
+    fn may_approve(&self) -> Result<(), Rejection> {
         let message =
             "definitions are approved on the listener `admin`, or by callers whose role has `admin: true`";
         if self.is_operator() { Ok(()) } else { Err(Rejection::http(403, Reason::NotAnOperator, message)) }
     }
 
-    /// The response to `GET` and `HEAD`.
+    /// Whether the body of this request is read before it is answered.
+    ///
+    /// # Errors
+    /// The rejection that the caller gets without that.
+    pub fn takes_body(
+        &self,
+        path: AdminPath,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<bool, Rejection> {
+        if path != AdminPath::Pins || *method != Method::POST {
+            return Ok(false);
+        }
+        self.may_approve()?;
+        tool_pins::is_json(headers).map(|()| true)
+    }
+
+    /// The response to a request; `body` is empty where [none is taken](Self::takes_body).
     ///
     /// # Errors
     /// The rejection that the caller gets.
-    pub fn answer(&self, path: AdminPath, method: &Method) -> Result<AdminResponse, Rejection> {
+    pub fn answer(&self, path: AdminPath, method: &Method, body: &[u8]) -> Result<AdminResponse, Rejection> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match path {
             AdminPath::Pins => {
                 self.may_approve()?;
-                Ok(if *method == Method::GET {
-                    tool_pins::list(self)
-                } else {
-                    AdminResponse::wrong_method("GET, POST")
-                })
+                match *method {
+                    Method::GET => Ok(tool_pins::list(self)),
+                    Method::POST => tool_pins::approve(self, body),
+                    _ => Ok(AdminResponse::wrong_method("GET, POST")),
+                }
             }
             _ if !reads => Ok(AdminResponse::wrong_method("GET, HEAD")),
             AdminPath::Health => Ok(AdminResponse::json(200, self.health())),
@@ -212,3 +244,6 @@ impl Admin<'_> {
         missing
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use mcp::jsonrpc::message;
 ///
 /// # Errors
 /// The rejection that the caller gets.
-pub fn is_json(headers: &HeaderMap) -> Result<(), Rejection> {
+pub(super) fn is_json(headers: &HeaderMap) -> Result<(), Rejection> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if kind.is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json") {
         return Ok(());
@@ -40,11 +40,11 @@ pub(super) fn list(admin: &Admin<'_>) -> AdminResponse {
     AdminResponse::json(200, format!(r#"{{"tools":[{}]}}"#, lines.collect::<Vec<_>>().join(",")))
 }
 
-/// Approves a definition: `{"tool": …, "hash": …}`. Only for callers who [may approve](Admin::may_approve).
+/// Approves a definition: `{"tool": …, "hash": …}`. Only for callers who may approve.
 ///
 /// # Errors
 /// The rejection that the caller gets.
-pub fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<AdminResponse, Rejection> {
+pub(super) fn approve(admin: &Admin<'_>, body: &[u8]) -> Result<AdminResponse, Rejection> {
     let part = |name| message::member(body, name).and_then(|place| message::string(place.of(body)));
     let (Some(tool), Some(hash)) = (part("tool"), part("hash")) else {
         let message = r#"expected {"tool": "server__tool", "hash": "the 64 hex digits that GET tells"}"#;

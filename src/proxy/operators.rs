@@ -1,16 +1,15 @@
-//! Requests for paths that are not MCP. They are read and answered here; `admin` decides about them.
+//! Requests for paths that are not MCP. They are read and answered here; `admin` makes the responses.
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use http::HeaderValue;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method};
-use mcp::{Reason, Rejection};
+use mcp::Rejection;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::{Gateway, RequestContext, request_body, respond};
-use crate::admin::{Admin, AdminPath, AdminResponse, tool_pins};
+use crate::admin::{self, Admin, AdminPath, AdminResponse};
 use crate::catalog;
 use crate::telemetry::Outcome;
 
@@ -18,20 +17,10 @@ use crate::telemetry::Outcome;
 const MAX_BODY: usize = 4096;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers with the protected resource metadata, never with a server's own. The client has sent no
-/// credentials, so the answer covers every endpoint that could exist.
+/// Answers with the protected resource metadata.
 pub async fn metadata(session: &mut Session, ctx: &mut RequestContext) -> pingora::Result<()> {
-    ctx.outcome = Some(Outcome::Ok);
-    let path = catalog::plain(session.req_header().uri.path());
-    let Some(document) = ctx.snapshot.config.chain.auth.metadata_document(path) else {
-        let message =
-            "no such metadata: either this can be no endpoint, or auth.resource_metadata is not set";
-        return refuse(session, ctx, Rejection::http(404, Reason::NoMetadata, message)).await;
-    };
-    let mut head = ResponseHeader::build(200, Some(5))?;
-    head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
-    head.insert_header(CACHE_CONTROL, HeaderValue::from_static("max-age=300"))?;
-    respond::write(session, ctx, head, Bytes::from(document)).await
+    let answer = admin::metadata(&ctx.snapshot, catalog::plain(session.req_header().uri.path()));
+    write(session, ctx, answer).await
 }
 
 /// Answers a request for an admin path.
@@ -43,33 +32,22 @@ pub async fn answer(
 ) -> pingora::Result<()> {
     ctx.outcome = Some(Outcome::Ok);
     let method = session.req_header().method.clone();
-    let answer = if path == AdminPath::Pins && method == Method::POST {
-        approve(gateway, session, ctx).await?
-    } else {
-        admin(gateway, ctx).answer(path, &method)
+    let answer = match admin(gateway, ctx).takes_body(path, &method, &session.req_header().headers) {
+        Err(rejection) => Err(rejection),
+        Ok(false) => admin(gateway, ctx).answer(path, &method, b""),
+        Ok(true) => {
+            // The body is so small that it is never counted.
+            let limits = request_body::BodyLimits {
+                limit: MAX_BODY,
+                timeout: BODY_TIMEOUT,
+                total: usize::MAX,
+                free: 0,
+            };
+            let read = request_body::read(session, &limits, &mut gateway.state.buffer()).await?;
+            read.and_then(|body| admin(gateway, ctx).answer(path, &method, &body))
+        }
     };
-    match answer {
-        Ok(response) => write(session, ctx, response).await,
-        Err(rejection) => refuse(session, ctx, rejection).await,
-    }
-}
-
-async fn approve(
-    gateway: &Gateway,
-    session: &mut Session,
-    ctx: &RequestContext,
-) -> pingora::Result<Result<AdminResponse, Rejection>> {
-    if let Err(rejection) = admin(gateway, ctx).may_approve() {
-        return Ok(Err(rejection));
-    }
-    if let Err(rejection) = tool_pins::is_json(&session.req_header().headers) {
-        return Ok(Err(rejection));
-    }
-    // The body is so small that it is never counted.
-    let limits =
-        request_body::BodyLimits { limit: MAX_BODY, timeout: BODY_TIMEOUT, total: usize::MAX, free: 0 };
-    let read = request_body::read(session, &limits, &mut gateway.state.buffer()).await?;
-    Ok(read.and_then(|read| tool_pins::approve(&admin(gateway, ctx), &read)))
+    write(session, ctx, answer).await
 }
 
 fn admin<'a>(gateway: &'a Gateway, ctx: &'a RequestContext) -> Admin<'a> {
@@ -82,22 +60,30 @@ fn admin<'a>(gateway: &'a Gateway, ctx: &'a RequestContext) -> Admin<'a> {
     }
 }
 
-async fn write(session: &mut Session, ctx: &RequestContext, response: AdminResponse) -> pingora::Result<()> {
-    let mut head = ResponseHeader::build(response.status, Some(4))?;
-    if let Some(kind) = response.content_type {
-        head.insert_header(CONTENT_TYPE, HeaderValue::from_static(kind))?;
-    }
-    if let Some(allow) = response.allow {
-        head.insert_header(ALLOW, HeaderValue::from_static(allow))?;
-    }
-    respond::write(session, ctx, head, response.body).await
-}
-
-async fn refuse(
+/// Writes what a handler has returned.
+async fn write(
     session: &mut Session,
     ctx: &mut RequestContext,
-    rejection: Rejection,
+    answer: Result<AdminResponse, Rejection>,
 ) -> pingora::Result<()> {
-    ctx.refuse("request_head", Box::new(rejection));
-    respond::write_error(session, ctx).await
+    ctx.outcome = Some(Outcome::Ok);
+    let response = match answer {
+        Ok(response) => response,
+        Err(rejection) => {
+            ctx.refuse("request_head", Box::new(rejection));
+            return respond::write_error(session, ctx).await;
+        }
+    };
+    let mut head = ResponseHeader::build(response.status, Some(5))?;
+    let headers = [
+        (CONTENT_TYPE, response.content_type),
+        (ALLOW, response.allow),
+        (CACHE_CONTROL, response.cache_control),
+    ];
+    for (name, value) in headers {
+        if let Some(value) = value {
+            head.insert_header(name, HeaderValue::from_static(value))?;
+        }
+    }
+    respond::write(session, ctx, head, response.body).await
 }

@@ -217,10 +217,13 @@ fn range(about: &str, inner: &Value, target: &Value) -> (String, String) {
         for (least, most, unit) in [
             ("minimum", "maximum", ""),
             ("minLength", "maxLength", " characters"),
-            ("minItems", "maxItems", " entries"),
+            ("minItems", "maxItems", " items"),
         ] {
             match (&schema[least], &schema[most]) {
                 (Value::Null, Value::Null) => {}
+                (least, Value::Null) if least == 1 => {
+                    words.push(format!("at least 1{}", unit.trim_end_matches('s')))
+                }
                 (least, Value::Null) => words.push(format!("at least {least}{unit}")),
                 (Value::Null, most) => words.push(format!("at most {most}{unit}")),
                 (least, most) => words.push(format!("{least} to {most}{unit}")),

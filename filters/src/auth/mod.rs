@@ -207,7 +207,7 @@ impl Auth {
     /// The rejection of a call whose token lacks scopes. It names these and the scopes that every token
     /// requires, so that the client asks only once (MCP, basic/authorization, step-up).
     pub fn insufficient_scope(&self, path: &str, needed: &[impl AsRef<str>]) -> Rejection {
-        let message = "the token lacks a scope that is needed";
+        let message = "the credentials lack a scope that is needed";
         let mut scopes = self.required_scopes.clone();
         for scope in needed.iter().map(AsRef::as_ref) {
             if !scopes.iter().any(|s| s == scope) {

@@ -180,7 +180,7 @@ async fn scopes_that_every_token_needs_are_asked_for_at_once() {
                 rejection.challenge.as_deref(),
                 Some(
                     "Bearer realm=\"mcp\", error=\"insufficient_scope\", \
-                     error_description=\"the token lacks a scope that is needed\", scope=\"mcp read\", \
+                     error_description=\"the credentials lack a scope that is needed\", scope=\"mcp read\", \
                      resource_metadata=\"https://gateway.example/.well-known/oauth-protected-resource/mcp\""
                 )
             );

@@ -108,7 +108,7 @@ impl JsonSchema for ConfigDuration {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A span of time: `250ms`, `30s`, `5m`, `1h`, `7d`.",
+            "description": "A span of time, as one number with its unit: `250ms`, `30s`, `90m`, `1h`, `7d`.",
             "type": "string",
             "pattern": "^[0-9]+(ms|s|m|h|d)$",
         })

@@ -105,7 +105,7 @@ impl JsonSchema for ByteSize {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A size: `64KiB`, `4MiB`, `1GB`, or a number of bytes.",
+            "description": "A size: a number of bytes, or with a unit, binary (`64KiB` = 65,536) or decimal (`1GB` = 1,000,000,000).",
             "anyOf": [
                 {"type": "integer", "minimum": 0},
                 {"type": "string", "pattern": "^[0-9]+( ?([KMGkmg][Ii]?)?[Bb])?$"},

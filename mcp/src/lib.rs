@@ -2,6 +2,7 @@
 //!
 //! Only this crate names protocol versions. It does no I/O.
 
+pub mod bridge;
 pub mod era;
 pub mod era_codec;
 pub mod header_name;

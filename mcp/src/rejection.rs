@@ -11,6 +11,7 @@ pub mod code {
     pub const INVALID_REQUEST: i64 = -32600;
     pub const METHOD_NOT_FOUND: i64 = -32601;
     pub const INVALID_PARAMS: i64 = -32602;
+    pub const INTERNAL: i64 = -32603;
     /// MCP up to 2025-11-25 (server/resources, "Error Handling"); later versions use [`INVALID_PARAMS`].
     pub const RESOURCE_NOT_FOUND: i64 = -32002;
     /// MCP 2026-07-28: header and body disagree, or a needed header is missing or doubled.

@@ -1,0 +1,70 @@
+//! What a server, or a client, declares to be able to do.
+
+use crate::json::object::Object;
+
+/// `ServerCapabilities` of 2025-11-25 as a modern client may read them: the tasks of that revision are not
+/// those of the extension, and subscriptions to resources are not translated. `None` if the text is no object.
+pub fn server_to_modern(capabilities: &[u8]) -> Option<Vec<u8>> {
+    without(capabilities, "tasks")
+}
+
+/// `ServerCapabilities` of 2026-07-28 for a legacy client: extensions are not in its era, and subscriptions to
+/// resources are not translated.
+pub fn server_to_legacy(capabilities: &[u8]) -> Option<Vec<u8>> {
+    without(capabilities, "extensions")
+}
+
+/// `ClientCapabilities` of a legacy client for a modern server. A client of that era cannot be asked whether
+/// its roots have changed, and has other tasks.
+pub fn client_to_modern(capabilities: &[u8]) -> Option<Vec<u8>> {
+    let mut object = Object::read(capabilities)?;
+    object.remove(|name| name == "tasks");
+    match object.get("roots") {
+        Some(_) => Some(object.with(&[("roots", b"{}")])),
+        None => Some(object.with(&[])),
+    }
+}
+
+/// `ClientCapabilities` of a modern client for a legacy server.
+pub fn client_to_legacy(capabilities: &[u8]) -> Option<Vec<u8>> {
+    let mut object = Object::read(capabilities)?;
+    object.remove(|name| name == "extensions" || name == "tasks");
+    match object.get("roots") {
+        Some(_) => Some(object.with(&[("roots", b"{}")])),
+        None => Some(object.with(&[])),
+    }
+}
+
+fn without(capabilities: &[u8], name: &str) -> Option<Vec<u8>> {
+    let mut object = Object::read(capabilities)?;
+    object.remove(|member| member == name);
+    match object.get("resources").and_then(Object::read) {
+        Some(mut resources) if resources.get("subscribe").is_some() => {
+            resources.remove(|member| member == "subscribe");
+            Some(object.with(&[("resources", &resources.with(&[]))]))
+        }
+        _ => Some(object.with(&[])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_one_era_has_is_not_declared_in_the_other() {
+        let text = |part: Option<Vec<u8>>| String::from_utf8(part.expect("an object")).expect("UTF-8");
+        let server = br#"{"tools":{"listChanged":true},"tasks":{"list":{}},"extensions":{"x/y":{}}}"#;
+        assert_eq!(
+            text(server_to_modern(server)),
+            r#"{"tools":{"listChanged":true},"extensions":{"x/y":{}}}"#
+        );
+        let resources = br#"{"resources":{"subscribe":true,"listChanged":true}}"#;
+        assert_eq!(text(server_to_modern(resources)), r#"{"resources":{"listChanged":true}}"#);
+        assert_eq!(text(server_to_legacy(server)), r#"{"tools":{"listChanged":true},"tasks":{"list":{}}}"#);
+        let client = br#"{"roots":{"listChanged":true},"tasks":{},"extensions":{},"sampling":{}}"#;
+        assert_eq!(text(client_to_modern(client)), r#"{"extensions":{},"sampling":{},"roots":{}}"#);
+        assert_eq!(text(client_to_legacy(client)), r#"{"sampling":{},"roots":{}}"#);
+        assert_eq!(client_to_legacy(b"[]"), None);
+    }
+}

@@ -3,4 +3,6 @@
 //! The gateway starts without a store, and waits for one no longer than the configuration says. A store
 //! that is down is a normal state, which is reported to the caller.
 
+pub mod parking;
 pub mod redis_rate_limit;
+pub mod sealing;

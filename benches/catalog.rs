@@ -32,7 +32,7 @@ fn face(tools: usize) -> Arc<ServerLists> {
         instructions: None,
         faults: Vec::new(),
     };
-    Arc::new(ServerLists { handshake, lists, events: false })
+    Arc::new(ServerLists { handshake, lists, events: false, era: Era::Modern })
 }
 
 fn seen(servers: usize, tools: usize) -> Vec<DiscoveredServer> {
@@ -47,6 +47,7 @@ fn seen(servers: usize, tools: usize) -> Vec<DiscoveredServer> {
             server: server(n),
             legacy: None,
             modern: Some(face(tools)),
+            bridged: None,
             starting: [false; 2],
         })
         .collect()

@@ -17,8 +17,10 @@ pub mod catalog;
 
 pub mod session;
 
+pub mod exchange;
 pub mod registry;
 
+pub mod bridge;
 pub mod dispatch;
 pub mod listener;
 pub mod streams;

@@ -23,6 +23,8 @@ pub struct Item {
     param_headers: Option<Arc<ParamHeaders>>,
     /// The URI of the UI resource of a tool (MCP Apps).
     ui_resource: Option<Arc<str>>,
+    /// Its output schema was wrapped for legacy clients.
+    pub(super) wraps_output: bool,
     /// A hash of its content.
     pub(super) fingerprint: u64,
 }
@@ -37,6 +39,11 @@ impl Item {
 
     pub fn param_headers(&self) -> Option<&Arc<ParamHeaders>> {
         self.param_headers.as_ref()
+    }
+
+    /// Those of the server's own definition.
+    pub(super) fn set_param_headers(&mut self, param_headers: Arc<ParamHeaders>) {
+        self.param_headers = Some(param_headers);
     }
 
     pub fn ui_resource(&self) -> Option<&Arc<str>> {
@@ -286,6 +293,7 @@ fn read_item(
         spans: ItemSpans { start: name.span.start - span.start, end: name.span.end - span.start },
         param_headers: None,
         ui_resource: meta.and_then(|meta| ui_resource_of(meta.of(result))).map(Arc::from),
+        wraps_output: false,
         fingerprint: hasher.finish(),
     });
     Ok(())

@@ -19,6 +19,7 @@ use crate::server::Server;
 use crate::telemetry::{CallCounters, Metrics};
 use crate::upstream::ServerHandshake;
 
+mod bridged;
 mod lazy_schema;
 mod listing;
 pub mod pins;
@@ -28,6 +29,7 @@ mod uri_templates;
 mod view;
 
 pub use crate::server::naming::federated;
+pub use bridged::bridged;
 pub use lazy_schema::LazySchema;
 pub use listing::{Item, Listing, Lists, Page, RejectedEntry};
 use scope::Scope;
@@ -47,6 +49,8 @@ pub struct ServerLists {
     pub lists: Lists,
     /// Its lists came as event streams.
     pub events: bool,
+    /// The era in which the server was asked, and is called.
+    pub era: Era,
 }
 
 /// A server with its lists.
@@ -55,16 +59,24 @@ pub struct DiscoveredServer {
     pub server: Arc<Server>,
     pub legacy: Option<Arc<ServerLists>>,
     pub modern: Option<Arc<ServerLists>>,
+    /// Its lists for the clients of the era that it does not speak.
+    pub bridged: Option<Arc<ServerLists>>,
     /// By era: whether it was started and has not answered yet.
     pub starting: [bool; 2],
 }
 
 impl DiscoveredServer {
+    /// Its own lists in an era that it speaks.
     pub fn lists(&self, server_era: Era) -> Option<&Arc<ServerLists>> {
         match server_era {
             Era::Legacy => self.legacy.as_ref(),
             Era::Modern => self.modern.as_ref(),
         }
+    }
+
+    /// The lists that clients of an era get: its own, or those of its other era, bridged.
+    pub fn lists_for(&self, client_era: Era) -> Option<&Arc<ServerLists>> {
+        self.lists(client_era).or(self.bridged.as_ref())
     }
 }
 
@@ -72,6 +84,8 @@ impl DiscoveredServer {
 #[derive(Clone)]
 pub struct Target {
     pub server: Arc<Server>,
+    /// The era in which the server is called; another than the client's is bridged.
+    pub server_era: Era,
     /// The server's own name for it.
     pub name: Arc<str>,
     /// The name as this endpoint shows it: the label of metrics and logs.
@@ -86,6 +100,8 @@ pub struct Target {
     pub idempotent: bool,
     /// The arguments of a tool that a modern call repeats in its head.
     pub param_headers: Option<Arc<ParamHeaders>>,
+    /// A legacy client knows the structured content of this tool as the member `result` of an object.
+    pub wraps_output: bool,
 }
 
 /// The four kinds of lists of a server.
@@ -196,8 +212,10 @@ pub struct View {
     /// Lists are answered as a stream of one event to clients that accept it, as the only server here does
     /// itself. The pages then contain no line breaks.
     pub events: bool,
-    /// How many servers speak this era here; with none there is no handshake in it.
+    /// How many servers answer in this era here, bridged or not; with none there is no handshake in it.
     pub servers: usize,
+    /// The era in which the only server of the endpoint is called, if it is one of a single server.
+    pub server_era: Option<Era>,
     /// Whether a server that is starting may speak it.
     pub starting: bool,
     /// Tool names as shown, sorted.

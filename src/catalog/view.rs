@@ -58,7 +58,7 @@ fn view(
     metrics: &Arc<Metrics>,
 ) -> View {
     let mut entries_by_server: Vec<ServerEntry<'_>> =
-        servers.iter().filter_map(|seen| Some((&seen.server, seen.lists(client_era)?))).collect();
+        servers.iter().filter_map(|seen| Some((&seen.server, seen.lists_for(client_era)?))).collect();
     let count = entries_by_server.len();
     if let Some(may) = may {
         // Neither instructions nor capabilities are shown of a server that cannot be used at all.
@@ -72,7 +72,7 @@ fn view(
         let listed = matches!(kind, ListKind::Tools) || !matches!(scope, Scope::Toolset(_));
         for (server, server_lists) in entries_by_server.iter().filter(|_| listed) {
             for item in server_lists.lists.of(kind) {
-                builder.add(&mut entries, kind, server, item);
+                builder.add(&mut entries, kind, (server, server_lists.era), item);
             }
         }
         // A server by itself keeps its own order.
@@ -84,6 +84,8 @@ fn view(
     builder.add_ui_resources();
     let mut view = builder.view;
     view.servers = count;
+    view.server_era =
+        entries_by_server.first().filter(|_| matches!(scope, Scope::Single)).map(|entry| entry.1.era);
     let awaited = |seen: &&DiscoveredServer| {
         seen.starting[client_era as usize] && seen.lists(client_era).is_none() && is_member(seen, scope, may)
     };
@@ -205,11 +207,18 @@ struct ListEntries {
     names: HashSet<String>,
 }
 
+/// A UI resource that a tool names.
+struct UiResource {
+    server: Arc<Server>,
+    server_era: Era,
+    uri: Arc<str>,
+}
+
 /// A view that is being built.
 struct ViewBuilder<'a> {
     view: View,
     /// The UI resources that its tools name.
-    ui_resources: Vec<(Arc<Server>, Arc<str>)>,
+    ui_resources: Vec<UiResource>,
     scope: &'a Scope<'a>,
     can_see: CanSee<'a>,
     metrics: &'a Arc<Metrics>,
@@ -222,7 +231,13 @@ impl ViewBuilder<'_> {
     }
 
     /// Adds one entry of a server, under the name that this endpoint shows.
-    fn add(&mut self, entries: &mut ListEntries, kind: ListKind, server: &Arc<Server>, item: &Item) {
+    fn add(
+        &mut self,
+        entries: &mut ListEntries,
+        kind: ListKind,
+        (server, server_era): (&Arc<Server>, Era),
+        item: &Item,
+    ) {
         let Some((shown, full)) = display_names(kind, server, item, self.scope) else { return };
         if !self.can_see(kind, &full, server) {
             return;
@@ -243,6 +258,7 @@ impl ViewBuilder<'_> {
         };
         let target = Target {
             server: server.clone(),
+            server_era,
             name: item.key.as_str().into(),
             display_name: label.into(),
             qualified_name: full.as_str().into(),
@@ -250,6 +266,7 @@ impl ViewBuilder<'_> {
             schema,
             idempotent: kind == ListKind::Tools && believed && is_idempotent(item.definition()),
             param_headers: item.param_headers().cloned(),
+            wraps_output: item.wraps_output,
         };
         let view = &mut self.view;
         match kind {
@@ -258,7 +275,11 @@ impl ViewBuilder<'_> {
             ListKind::Resources => drop(view.resources.insert(shown.clone(), target)),
             ListKind::Templates => view.templates.push(&shown, target),
         }
-        self.ui_resources.extend(item.ui_resource().map(|app| (server.clone(), app.clone())));
+        self.ui_resources.extend(item.ui_resource().map(|uri| UiResource {
+            server: server.clone(),
+            server_era,
+            uri: uri.clone(),
+        }));
         let text = item.renamed(&shown);
         entries.list.push(ListEntry { shown, fingerprint: item.fingerprint, text });
     }
@@ -266,7 +287,7 @@ impl ViewBuilder<'_> {
     /// Adds the UI resources that tools name and no list needs to show (MCP Apps): they are read like all
     /// others.
     fn add_ui_resources(&mut self) {
-        for (server, uri) in std::mem::take(&mut self.ui_resources) {
+        for UiResource { server, server_era, uri } in std::mem::take(&mut self.ui_resources) {
             if !self.can_see(ListKind::Resources, &uri, &server) {
                 continue;
             }
@@ -291,6 +312,8 @@ impl ViewBuilder<'_> {
                         schema: None,
                         idempotent: false,
                         param_headers: None,
+                        wraps_output: false,
+                        server_era,
                         server,
                     };
                     self.view.resources.insert(uri.to_string(), target);

@@ -48,12 +48,13 @@ pub fn tools(mut config: Config, roles: Vec<String>) -> ExitCode {
             described.extend(descriptions(view));
             for (name, target) in &view.tools {
                 let row = rows.entry(name).or_insert_with(|| (Vec::new(), &target.server.name, &target.name));
-                row.0.push(client_era.as_str());
+                let word = if target.server_era == client_era { client_era.as_str() } else { "bridged" };
+                row.0.push(word);
             }
         }
         for (name, (eras, server, own)) in rows {
             let shortened = if name.ends_with(own) { String::new() } else { format!("  (there: {own})") };
-            let line = format!("{name:<48} {server:<16} {:<13}{shortened}", eras.join(","));
+            let line = format!("{name:<48} {server:<16} {:<15}{shortened}", eras.join(","));
             let words = described.get(name).map(|words| format!("  {words}")).unwrap_or_default();
             say!("{}", format!("{line}{words}").trim_end());
         }

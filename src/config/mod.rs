@@ -86,8 +86,8 @@ pub use scalar::secret::Secret;
 pub use scalar::size::ByteSize;
 pub use scalar::url::Url;
 pub use server::{
-    Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Pinning, Redact, Redaction,
-    ServerConfig, ServerTls, ServerTransport, Tools, Validate,
+    BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Pinning, Redact,
+    Redaction, ServerConfig, ServerTls, ServerTransport, Tools, Validate,
 };
 pub use tls::{ClientAuth, ListenerTls};
 pub use translations::{Note, Notes};

@@ -48,6 +48,7 @@ pub struct ServerConfig {
     pub health: HealthCheck,
     /// Which revisions of the protocol are tried with it.
     pub era: EraSetting,
+    pub bridge: BridgeSetting,
     /// Which credentials it receives.
     pub credentials: CredentialsMode,
     /// With [`CredentialsMode::Exchange`]: the audience of tokens; the server's first URL if not set.
@@ -178,6 +179,17 @@ pub enum EraSetting {
     Legacy,
 }
 
+/// What clients get that do not speak the era of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BridgeSetting {
+    /// Its tools, prompts and resources: the gateway translates between the eras.
+    #[default]
+    Auto,
+    /// An error that says which era it speaks.
+    Off,
+}
+
 /// Which credentials a server receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -271,6 +283,7 @@ impl ServerConfig {
             retry: None,
             health: HealthCheck::default(),
             era: EraSetting::default(),
+            bridge: BridgeSetting::default(),
             credentials,
             audience: None,
             circuit_breaker: None,

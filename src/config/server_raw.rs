@@ -20,8 +20,8 @@ use super::scalar::secret::Secret;
 use super::scalar::size::ByteSize;
 use super::scalar::url::Url;
 use super::server::{
-    Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Pinning, Redact, ServerConfig,
-    ServerTls, ServerTransport, Tools, Validate,
+    BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Pinning, Redact,
+    ServerConfig, ServerTls, ServerTransport, Tools, Validate,
 };
 
 /// A server: one of `command`, `url`, `urls` or `builtin`, and how it is treated.
@@ -114,6 +114,10 @@ pub(super) struct RawServer {
     /// on), those that begin with `initialize` (`legacy`), or both. Default: `auto`.
     #[serde(default)]
     pub(super) era: EraSetting,
+    /// What clients get that do not speak its era: its tools, prompts and resources, translated by the gateway
+    /// (`auto`), or an error (`off`). Default: `auto`.
+    #[serde(default)]
+    pub(super) bridge: BridgeSetting,
     /// Which credentials the server gets. The client's own are sent only with `passthrough`. Default:
     /// `static` with `headers`, else `none`.
     pub(super) credentials: Option<CredentialsMode>,
@@ -224,6 +228,7 @@ impl RawServer {
             retry: self.retry,
             health: self.health,
             era: self.era,
+            bridge: self.bridge,
             credentials: self.credentials.unwrap_or(server.credentials),
             audience: self.audience.map(|audience| audience.0),
             circuit_breaker: self.circuit_breaker,

@@ -10,11 +10,9 @@ use mcp::{Reason, Rejection, Span};
 use tokio_util::sync::CancellationToken;
 
 use super::rejections::invalid;
-use super::{
-    AuthorizedRequest, Dispatch, Dispatcher, ForwardedCall, RequestLabels, UpstreamRequest,
-    UpstreamRequestKind,
-};
+use super::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels};
 use crate::catalog::Target;
+use crate::exchange::{ForwardedCall, UpstreamRequest, UpstreamRequestKind};
 use crate::server::Server;
 use crate::session::{InFlight, SentIds, StateChange};
 use crate::streams::call;
@@ -47,6 +45,9 @@ impl Dispatcher {
         };
         let safe = method.is_idempotent() || (method == Method::ToolsCall && target.idempotent);
         let renamed = renamed.map(|place| (place, target.name.clone()));
+        if target.server_era != authorized.permit.client_era {
+            return self.bridged(authorized, target.server.clone(), Some(target), method, renamed);
+        }
         self.build(authorized, target.server.clone(), safe, renamed, param_headers, state_change)
     }
 
@@ -60,6 +61,11 @@ impl Dispatcher {
         labels: &mut RequestLabels,
     ) -> Result<Dispatch, Box<Rejection>> {
         labels.server = Some(server.name.clone());
+        let client_era = authorized.permit.client_era;
+        if authorized.endpoint.view(client_era).server_era.is_some_and(|server_era| server_era != client_era)
+        {
+            return self.bridged(authorized, server, None, method, None);
+        }
         self.build(authorized, server, method.is_idempotent(), None, Vec::new(), state_change)
     }
 

@@ -5,7 +5,7 @@
 //! [`Dispatcher::dispatch`].
 
 pub mod authorize;
-pub mod client;
+mod bridged;
 mod forward;
 mod internal;
 mod reach;
@@ -14,7 +14,6 @@ mod sanitize;
 mod sessions;
 pub mod target;
 pub mod text_places;
-mod upstream_request;
 
 use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
@@ -28,9 +27,12 @@ use mcp::{MessageKind as Shape, Reason, Rejection};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bridge::{Bridge, BridgedCall};
 use crate::catalog::{Endpoint, ListKind};
+use crate::exchange::UpstreamRequest;
 use crate::registry::{ListChangeWatcher, Registry, Snapshot};
 use crate::session::{Session, SessionManager, StateChange};
+use crate::store::sealing::Keyring;
 use crate::streams::{MessageStream, notifications};
 use crate::telemetry::{CallCounters, DroppedMessage, Metrics};
 use crate::upstream::http::Fnv;
@@ -39,9 +41,6 @@ use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Method, Sender};
 use rejections::{invalid, unknown_method};
-pub use upstream_request::{
-    ForwardedAnswer, ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind,
-};
 
 /// Its `impl` is spread over these files:
 ///
@@ -56,6 +55,8 @@ pub use upstream_request::{
 pub struct Dispatcher {
     pub registry: Arc<Registry>,
     pub sessions: Arc<SessionManager>,
+    /// Calls to servers of the other era.
+    pub bridge: Arc<Bridge>,
     pub metrics: Arc<Metrics>,
     /// The long-lived runtime.
     pub runtime: Handle,
@@ -74,6 +75,8 @@ pub enum Dispatch {
     Forward(UpstreamRequest),
     /// Handled in this process.
     Stream(MessageStream),
+    /// To a server of the other era, once the caller's credentials for it are known.
+    Bridge(Box<BridgedCall>),
 }
 
 pub struct Response {
@@ -144,6 +147,19 @@ impl AuthorizedRequest<'_> {
 }
 
 impl Dispatcher {
+    /// `keyring` seals what clients of bridged calls get and must bring back.
+    pub fn new(
+        registry: Arc<Registry>,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+        keyring: Keyring,
+    ) -> Arc<Self> {
+        let sessions = SessionManager::new(metrics.clone(), runtime.clone());
+        let bridge = Bridge::new(sessions.clone(), metrics.clone(), runtime.clone(), keyring);
+        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        Arc::new(Self { registry, sessions, bridge, metrics, runtime, drain, cut })
+    }
+
     /// Dispatches a tool call without waiting, and returns all other messages for [`Self::dispatch`]. Most
     /// messages are such calls, and a future that may wait costs each of them more than the dispatch itself.
     #[expect(clippy::result_large_err, reason = "moving it once costs a call less than a box")]

@@ -12,7 +12,7 @@ use super::{AuthorizedRequest, Dispatcher};
 use crate::catalog::{Endpoint, Target};
 use crate::registry::Snapshot;
 use crate::server::Server;
-use crate::session::{SessionLimits, TooManySessions};
+use crate::session::SessionLimits;
 use crate::upstream::UpstreamError;
 
 /// How many sessions the configuration allows.
@@ -20,16 +20,6 @@ pub(super) fn session_limits(snapshot: &Snapshot) -> SessionLimits {
     let limits = &snapshot.config.config.limits;
     let number = |of: u64| usize::try_from(of).unwrap_or(usize::MAX);
     SessionLimits { total: number(limits.max_sessions), per_caller: number(limits.share()) }
-}
-
-/// The rejection of another session.
-pub(super) fn too_many_sessions(full: &TooManySessions) -> Rejection {
-    match full {
-        TooManySessions::Total(_) => Rejection::http(503, Reason::TooManySessions, full.to_string()),
-        TooManySessions::PerCaller { wait, .. } => {
-            Rejection::http(429, Reason::TooManySessionsOfCaller, full.to_string()).retry_after(*wait)
-        }
-    }
 }
 
 impl Dispatcher {

@@ -13,15 +13,15 @@ use mcp::{Era, Reason, Rejection, Span};
 use tokio::sync::mpsc;
 
 use super::reach::Reach;
-use super::rejections::{invalid, session_limits, too_many_sessions, unknown_method};
+use super::rejections::{invalid, session_limits, unknown_method};
 use super::text_places;
-use super::{
-    AuthorizedRequest, Dispatch, Dispatcher, ForwardedAnswer, Response, UpstreamRequest, UpstreamRequestKind,
-};
+use super::{AuthorizedRequest, Dispatch, Dispatcher, Response};
+use crate::bridge::LOG_LEVELS;
 use crate::catalog::Endpoint;
+use crate::exchange::{ForwardedAnswer, UpstreamRequest, UpstreamRequestKind};
 use crate::server::Server;
 use crate::session::id_map;
-use crate::session::{ClientAnswer, OwnerKey};
+use crate::session::{ClientAnswer, ClientReply, OpenQuestion, OwnerKey};
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
@@ -32,9 +32,6 @@ use mcp::version;
 const MAX_CLIENT: usize = 8 * 1024;
 /// How long a client waits until its notification has reached its servers.
 const FAN_OUT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Log levels (2025-11-25, server/utilities/logging).
-const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
 impl Dispatcher {
     /// Opens a session; `endpoint` is what the caller sees of it.
@@ -77,7 +74,7 @@ impl Dispatcher {
                 info,
                 session_limits(authorized.snapshot),
             )
-            .map_err(|full| Box::new(too_many_sessions(&full)))?;
+            .map_err(|full| Box::new(full.rejection()))?;
         let view = &endpoint.legacy;
         let result = client_era.codec().handshake_result(
             session.version,
@@ -236,6 +233,9 @@ impl Dispatcher {
         };
         let nowhere = || Ok(Dispatch::Respond(Response::accepted()));
         let Some(id) = authorized.permit.rpc.id else { return nowhere() };
+        if let Some(question) = session.questions.take(id.of(&authorized.body)) {
+            return self.answer_question(&authorized, question).await;
+        }
         let Some((number, raw)) = id_map::parse_request_id(id.of(&authorized.body)) else { return nowhere() };
         // A response that no server of this session waits for is dropped.
         let reach = authorized.reach(self).await;
@@ -254,6 +254,28 @@ impl Dispatcher {
         Ok(Dispatch::Forward(UpstreamRequest::new(server, kind, call_guard, None)))
     }
 
+    /// A client's answer to what the gateway asked it for a server, which gets it with a retry of the call.
+    async fn answer_question(
+        &self,
+        authorized: &AuthorizedRequest<'_>,
+        question: OpenQuestion,
+    ) -> Result<Dispatch, Box<Rejection>> {
+        let body = &authorized.body;
+        if authorized.reach(self).await.covers(&question.server) {
+            let place = text_places::response(question.method);
+            let clean = self.sent_to(authorized.snapshot, &question.server, body, place)?;
+            let clean = clean.unwrap_or_else(|| body.clone());
+            let read = message::read(&clean).unwrap_or_default();
+            let part = |span: Span| clean.slice(span.start..span.end);
+            match (read.result, read.error) {
+                (Some(result), None) => question.answer(ClientReply::Result(part(result))),
+                (None, Some(error)) => question.answer(ClientReply::Error(part(error))),
+                _ => {}
+            }
+        }
+        Ok(Dispatch::Respond(Response::accepted()))
+    }
+
     /// `logging/setLevel` for many servers: those with an upstream session are notified in the background,
     /// others when one is opened there.
     pub(super) async fn set_log_level(
@@ -266,8 +288,8 @@ impl Dispatcher {
             return Err(unknown_method(client_era));
         }
         let level = rpc.level.map(|level| level.read(&authorized.body));
-        let Some(level) = level.filter(|level| LEVELS.contains(&&**level)) else {
-            let message = format!("params.level must be one of {}", LEVELS.join(", "));
+        let Some(level) = level.filter(|level| LOG_LEVELS.contains(&&**level)) else {
+            let message = format!("params.level must be one of {}", LOG_LEVELS.join(", "));
             return Err(invalid(client_era, Reason::UnknownLevel, message));
         };
         if let Some(session) = authorized.session {

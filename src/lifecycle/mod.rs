@@ -19,7 +19,6 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora::services::listening::Service;
 use tokio::runtime::{Builder, Runtime};
-use tokio_util::sync::CancellationToken;
 
 use crate::admin::ListenerRole;
 use crate::config::{self, Config, LogLevel};
@@ -37,7 +36,7 @@ use crate::process::state::ProcessState;
 use crate::proxy::Gateway;
 use crate::registry::{Registry, STARTUP_WAIT};
 use crate::runtime::RuntimeConfig;
-use crate::session::SessionManager;
+use crate::store::sealing::Keyring;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::upstream::http::{peer, retry};
@@ -123,14 +122,7 @@ impl App {
             let runtime_config = RuntimeConfig::new(config, None, &core)?;
             let registry = Registry::start(runtime_config, metrics.clone());
             wait_for_store(&registry).await;
-            Ok::<_, AppError>(Arc::new(Dispatcher {
-                registry,
-                sessions: SessionManager::new(metrics.clone(), core.clone()),
-                metrics,
-                runtime: core,
-                drain: CancellationToken::new(),
-                cut: CancellationToken::new(),
-            }))
+            Ok::<_, AppError>(Dispatcher::new(registry, metrics, core, Keyring::random()))
         })?;
         Ok(Self { dispatcher, state: Arc::default(), runtime, descriptors })
     }

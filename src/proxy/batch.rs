@@ -24,7 +24,8 @@ use super::negotiated_response::decline;
 use super::{Gateway, RequestContext, request_head, respond, stream_response, upstream_auth};
 use crate::catalog::Endpoint;
 use crate::dispatch::authorize::{Authorized, RejectedRequest, share_slots};
-use crate::dispatch::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, Response, UpstreamRequest};
+use crate::dispatch::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, Response};
+use crate::exchange::UpstreamRequest;
 use crate::session;
 use crate::streams::{MessageStream, StreamItem};
 use crate::telemetry::Outcome;
@@ -144,8 +145,12 @@ impl Gateway {
         let work: BoxFuture<'static, Result<Bytes, Box<Rejection>>> = match exit {
             Dispatch::Respond(reply) => std::future::ready(Ok(reply.body)).boxed(),
             Dispatch::Stream(message_stream) => listen(message_stream, text).boxed(),
+            Dispatch::Bridge(call) => match self.bridge(session, ctx, *call).await {
+                Ok(message_stream) => listen(message_stream, text).boxed(),
+                Err(rejection) => std::future::ready(Err(rejection)).boxed(),
+            },
             Dispatch::Forward(upstream_request) => {
-                match upstream_auth::bearer(session, ctx, &upstream_request).await {
+                match upstream_auth::bearer(session, ctx, &upstream_request.server).await {
                     Ok(bearer) => {
                         // A server's requests during the call reach only a client that accepts a stream.
                         let no_stream = (!AcceptedTypes::of(session).events).then(|| client.clone());

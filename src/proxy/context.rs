@@ -12,7 +12,8 @@ use mcp::Rejection;
 
 use super::request_head;
 use super::response_validator::ResponseValidator;
-use crate::dispatch::{RequestLabels, UpstreamRequest};
+use crate::dispatch::RequestLabels;
+use crate::exchange::UpstreamRequest;
 use crate::process::state::{BufferedBytes, RequestGuard};
 use crate::registry::Snapshot;
 use crate::telemetry::Outcome;

@@ -10,18 +10,17 @@ use mcp::jsonrpc::message;
 use pingora::proxy::Session;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
 use super::{Gateway, RequestContext};
 use crate::admin::ListenerRole;
 use crate::config::{self, Config};
-use crate::dispatch::{
-    Dispatcher, ForwardedAnswer, ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind,
-};
+use crate::dispatch::Dispatcher;
+use crate::exchange::{ForwardedAnswer, ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind};
 use crate::registry::Registry;
 use crate::runtime::RuntimeConfig;
 use crate::server::Server;
-use crate::session::{self, ClientAnswer, OwnerKey, SentIds, SessionLimits, SessionManager};
+use crate::session::{self, ClientAnswer, OwnerKey, SentIds, SessionLimits};
+use crate::store::sealing::Keyring;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::upstream::http::UpstreamSession;
@@ -42,14 +41,12 @@ pub fn gateway(rest: &str) -> Gateway {
     let config = parsed(&format!("mcpServers: {{demo: {{builtin: demo}}}}\n{rest}"));
     let config = RuntimeConfig::new(config, None, &Handle::current()).expect("it can run");
     Gateway {
-        dispatcher: Arc::new(Dispatcher {
-            registry: Registry::start(config, metrics.clone()),
-            sessions: SessionManager::new(metrics.clone(), Handle::current()),
+        dispatcher: Dispatcher::new(
+            Registry::start(config, metrics.clone()),
             metrics,
-            runtime: Handle::current(),
-            drain: CancellationToken::new(),
-            cut: CancellationToken::new(),
-        }),
+            Handle::current(),
+            Keyring::random(),
+        ),
         state: Arc::default(),
         access_log: AccessLog::silent(),
         role: ListenerRole::Public,

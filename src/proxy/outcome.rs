@@ -12,7 +12,7 @@ use super::{
     FOREIGN_RESPONSE, Gateway, RequestContext, h2_response_head, request_head, retry, upstream_auth,
     upstream_connection,
 };
-use crate::dispatch::UpstreamRequest;
+use crate::exchange::UpstreamRequest;
 use crate::telemetry::Outcome;
 use crate::telemetry::access_log::AccessEntry;
 use crate::upstream::UpstreamError;

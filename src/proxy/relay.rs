@@ -22,8 +22,9 @@ use super::respond::{add_common_headers, write_body, write_error, write_head};
 use super::response_validator::{BodyFraming, ResponseValidator};
 use super::stream_response::{REAUTH_INTERVAL, still_authorized};
 use super::{RequestContext, fail, report_to_upstream, upstream_auth, upstream_request};
-use crate::dispatch::client::{ClientRequest, ClientResponse};
-use crate::dispatch::{Dispatcher, UpstreamRequest, UpstreamRequestKind};
+use crate::dispatch::Dispatcher;
+use crate::exchange::client_request::{ClientRequest, ClientResponse};
+use crate::exchange::{UpstreamRequest, UpstreamRequestKind};
 use crate::streams::AbortOnDrop;
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
@@ -62,7 +63,7 @@ async fn run(
     upstream_request: &mut UpstreamRequest,
     dispatcher: &Dispatcher,
 ) -> pingora::Result<Result<(), UpstreamError>> {
-    let bearer = match upstream_auth::bearer(session, ctx, upstream_request).await {
+    let bearer = match upstream_auth::bearer(session, ctx, &upstream_request.server).await {
         Ok(bearer) => bearer,
         Err(error) => return Ok(Err(error)),
     };

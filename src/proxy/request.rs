@@ -15,12 +15,14 @@ use pingora::proxy::Session;
 use super::accept_header::AcceptedTypes;
 use super::{
     Gateway, RequestContext, client_addr, in_process, operators, relay, request_body, request_head, respond,
-    upstream_request,
+    upstream_auth, upstream_request,
 };
 use crate::admin::{self, ListenerRole};
+use crate::bridge::BridgedCall;
 use crate::catalog::Endpoint;
 use crate::dispatch::authorize::{Authorized, share_slots};
-use crate::dispatch::{AuthorizedRequest, Dispatch, Dispatcher, Response, UpstreamRequest};
+use crate::dispatch::{AuthorizedRequest, Dispatch, Dispatcher, Response};
+use crate::exchange::UpstreamRequest;
 use crate::listener::http1;
 use crate::listener::http1::StreamSlot;
 use crate::registry::ListChangeWatcher;
@@ -242,6 +244,10 @@ impl Gateway {
                 drop((snapshot, endpoint));
                 Ok(Some(Next::Stream(client_era, message_stream)))
             }
+            Ok(Dispatch::Bridge(call)) => match Box::pin(self.bridge(session, ctx, *call)).await {
+                Ok(message_stream) => Ok(Some(Next::Stream(client_era, message_stream))),
+                Err(rejection) => self.refuse_with(session, ctx, "upstream", *rejection).await,
+            },
             Ok(Dispatch::Forward(upstream_request)) => {
                 // The gateway's own client sends it if Pingora would not send the body (see
                 // `request_body`), if the timer must be pausable, or if the response must be converted.
@@ -256,6 +262,19 @@ impl Gateway {
             }
             Err(rejection) => self.refuse_with(session, ctx, "dispatch", *rejection).await,
         }
+    }
+
+    /// Starts a call to a server of the other era, with the caller's credentials for it.
+    pub(super) async fn bridge(
+        &self,
+        session: &Session,
+        ctx: &RequestContext,
+        call: BridgedCall,
+    ) -> Result<MessageStream, Box<Rejection>> {
+        let server = &call.request.server;
+        let bearer = upstream_auth::bearer(session, ctx, server).await;
+        let bearer = bearer.map_err(|error| Box::new(error.rejection(&server.name)))?;
+        self.dispatcher.bridge.start(call, bearer)
     }
 
     /// GET and DELETE: the stream and the end of a legacy session.

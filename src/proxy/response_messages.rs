@@ -10,7 +10,7 @@ use mcp::json::splice::splice;
 
 use super::response_id;
 use super::response_id::IdOwner;
-use crate::dispatch::UpstreamRequest;
+use crate::exchange::UpstreamRequest;
 use crate::server::Server;
 use crate::session::id_map;
 use crate::session::{Rewrite, SentIds, Session, accept_without_session};

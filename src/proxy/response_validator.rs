@@ -13,7 +13,7 @@ use http::HeaderValue;
 
 use super::long_response_id::ResponseIdScanner;
 use super::response_messages::{Chunks, MessageReader};
-use crate::dispatch::{ForwardedCall, UpstreamRequest};
+use crate::exchange::{ForwardedCall, UpstreamRequest};
 use crate::upstream::http::content_coding::Decoder;
 use crate::upstream::http::response::rejection_text;
 use crate::upstream::{ResponseRedactor, UpstreamError};

@@ -12,7 +12,7 @@ use pingora::{Error, ErrorSource, ErrorType, OkOrErr};
 
 use super::context::Attempt;
 use super::{Gateway, RequestContext, fail, upstream_auth};
-use crate::dispatch::UpstreamRequest;
+use crate::exchange::UpstreamRequest;
 use crate::upstream::http::endpoint_health::EndpointFault;
 use crate::upstream::http::redirect;
 use crate::upstream::http::retry::{Failure, RetryReason, retry_after};
@@ -47,7 +47,7 @@ impl Gateway {
         if ctx.attempts.began.is_none() {
             pool.retry.begin();
         }
-        let bearer = match upstream_auth::bearer(session, ctx, upstream_request).await {
+        let bearer = match upstream_auth::bearer(session, ctx, &upstream_request.server).await {
             Ok(bearer) => bearer,
             Err(error) => return Err(fail(ctx, &error)),
         };

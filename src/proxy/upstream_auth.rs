@@ -8,20 +8,20 @@ use http::header::AUTHORIZATION;
 use pingora::proxy::Session;
 
 use super::RequestContext;
-use crate::dispatch::UpstreamRequest;
+use crate::server::Server;
 use crate::upstream::UpstreamError;
 
 /// The value of `Authorization` for this call, if it is not the gateway's own.
 pub async fn bearer(
     session: &Session,
     ctx: &RequestContext,
-    upstream_request: &UpstreamRequest,
+    server: &Server,
 ) -> Result<Option<HeaderValue>, UpstreamError> {
     let own = session.req_header().headers.get(AUTHORIZATION);
-    if upstream_request.server.forwards_client_auth() {
+    if server.forwards_client_auth() {
         return Ok(own.cloned());
     }
-    let Some(audience) = &upstream_request.server.audience else { return Ok(None) };
+    let Some(audience) = &server.audience else { return Ok(None) };
     let refused = |why: &str| UpstreamError::Exchange(why.to_owned());
     let exchange =
         ctx.snapshot.config.exchange.as_ref().ok_or_else(|| refused("no endpoint is configured"))?;

@@ -24,7 +24,7 @@ use pingora::proxy::Session;
 use super::RequestContext;
 use crate::config::Redaction;
 use crate::dispatch::text_places::is_traceparent;
-use crate::dispatch::{ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind};
+use crate::exchange::{ForwardedCall, ResumedStream, UpstreamRequest, UpstreamRequestKind};
 use crate::server::Server;
 use crate::session;
 use crate::session::id_map;

@@ -176,11 +176,8 @@ pub(super) fn server_lists(
             tracing::warn!(server = %server.name, %reason, "a part of its greeting does not fit the protocol and is left out");
         }
     }
-    ServerLists {
-        handshake,
-        lists,
-        events: server_era == Era::Legacy && server.endpoint_pool().is_some_and(Pool::lists_as_events),
-    }
+    let events = server_era == Era::Legacy && server.endpoint_pool().is_some_and(Pool::lists_as_events);
+    ServerLists { handshake, lists, events, era: server_era }
 }
 
 pub(super) fn is_wanted(server: &Server, server_era: Era) -> bool {

@@ -12,18 +12,19 @@ use arc_swap::ArcSwap;
 use mcp::Era;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::catalog::pins::Pins;
-use crate::catalog::{Catalog, ListKind, ServerLists};
+use crate::catalog::{Catalog, ServerLists};
 use crate::runtime::RuntimeConfig;
 use crate::server::Server;
 use crate::telemetry::Metrics;
+use entry::{RegistryEntry, Replaced};
 use retiring::Retiring;
 use visibility::VisibleEndpoints;
 pub use worker_threads::{Work, WorkerThreads};
 
+mod entry;
 mod handshake;
 mod list_changes;
 mod list_fetch;
@@ -101,57 +102,6 @@ impl Snapshot {
             format!("the required server `{}`: {why}", server.name)
         });
         message.collect()
-    }
-}
-
-/// A server and what its supervisor found.
-struct RegistryEntry {
-    /// As it is configured.
-    server: Arc<Server>,
-    legacy: Option<Arc<ServerLists>>,
-    modern: Option<Arc<ServerLists>>,
-    /// A connection was tried at least once.
-    tried: bool,
-    /// The handshake succeeded. The server is reported as up only when the catalog has its lists: whoever
-    /// reads that it is up may call it at once.
-    connected: bool,
-    /// The eras in which it is still starting, published with the next snapshot: who reads that it has
-    /// started finds its lists.
-    starting: Option<[bool; 2]>,
-    /// Its lists with the new settings, while the former server is still called: an era that the former shows
-    /// is not ready.
-    held: Option<EraLists>,
-    supervisor: JoinHandle<()>,
-    /// The former server before a reload; it is called until `server` is connected.
-    replaced: Option<Replaced>,
-}
-
-struct Replaced {
-    server: Arc<Server>,
-    supervisor: JoinHandle<()>,
-}
-
-impl RegistryEntry {
-    fn active(&self) -> &Arc<Server> {
-        self.replaced.as_ref().map_or(&self.server, |old| &old.server)
-    }
-
-    /// The eras in which the active server is still starting, as far as its supervisor has reported.
-    fn starting(&self) -> [bool; 2] {
-        let reported = self.starting.filter(|_| self.replaced.is_none());
-        reported.unwrap_or_else(|| ERAS.map(|server_era| self.active().is_starting(server_era)))
-    }
-
-    /// Logs that its server is connected.
-    fn log_connected(&self) {
-        let lists = [(&self.legacy, Era::Legacy), (&self.modern, Era::Modern)];
-        let lists =
-            lists.into_iter().filter_map(|(era_lists, server_era)| Some((era_lists.as_ref()?, server_era)));
-        let (tools, eras): (Vec<usize>, Vec<&str>) = lists
-            .map(|(era_lists, server_era)| (era_lists.lists.of(ListKind::Tools).len(), server_era.as_str()))
-            .unzip();
-        let tools = tools.into_iter().max().unwrap_or(0);
-        tracing::info!(server = %self.server.name, eras = eras.join(","), tools, "server connected");
     }
 }
 
@@ -276,6 +226,7 @@ impl Registry {
             server: server.clone(),
             legacy: None,
             modern: None,
+            bridged: None,
             tried: false,
             connected: false,
             starting: None,

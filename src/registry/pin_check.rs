@@ -54,6 +54,7 @@ pub fn without_changed(
         handshake: lists.handshake.clone(),
         lists: lists.lists.without(&hidden),
         events: lists.events,
+        era: lists.era,
     })
 }
 

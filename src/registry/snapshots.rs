@@ -43,12 +43,13 @@ impl Registry {
             panics::of(visible).map_err(|why| faults.insert(server.name.clone(), why)).ok()
         };
         let mut seen: Vec<DiscoveredServer> = kept
-            .values()
-            .map(|kept| DiscoveredServer {
-                server: kept.active().clone(),
-                legacy: visible(kept.active(), Era::Legacy, &kept.legacy),
-                modern: visible(kept.active(), Era::Modern, &kept.modern),
-                starting: kept.starting(),
+            .values_mut()
+            .map(|kept| {
+                let server = kept.active().clone();
+                let legacy = visible(&server, Era::Legacy, &kept.legacy);
+                let modern = visible(&server, Era::Modern, &kept.modern);
+                let bridged = kept.bridged(legacy.as_ref(), modern.as_ref());
+                DiscoveredServer { legacy, modern, bridged, starting: kept.starting(), server }
             })
             .collect();
         let servers = seen.iter().map(|seen| (seen.server.name.clone(), seen.server.clone())).collect();
@@ -57,7 +58,7 @@ impl Registry {
         };
         let catalog = panics::build(&mut seen, build, |one, why| {
             faults.insert(one.server.name.clone(), why.to_owned());
-            (one.legacy, one.modern) = (None, None);
+            (one.legacy, one.modern, one.bridged) = (None, None, None);
         });
         let catalog = Arc::new(catalog.unwrap_or_else(|| {
             // The former lists belong to another configuration.

@@ -130,17 +130,12 @@ impl InFlightGuard {
 
     /// Notifies its server that the response is no longer needed.
     pub fn cancel(&self, why: &'static str) {
-        let (request, Some(upstream_session)) = (self.request.clone(), self.request.upstream_session())
-        else {
-            return;
-        };
-        self.session.runtime.spawn(async move {
-            let (Some(http), Some(sent)) = (request.server.endpoint_pool(), request.sent()) else { return };
-            let params = format!(r#"{{"requestId":{},"reason":"{why}"}}"#, sent.wire.as_str());
-            if let Err(error) = http.notify(&upstream_session, CANCELLED, params.into()).await {
-                tracing::debug!(server = %request.server.name, %error, "a call that timed out was not cancelled");
-            }
-        });
+        cancel(&self.session, &self.request, why);
+    }
+
+    /// Cancels the request at its server when the returned guard is dropped.
+    pub fn cancel_on_drop(&self) -> CancelOnDrop {
+        CancelOnDrop(Some((self.session.clone(), self.request.clone())))
     }
 
     pub fn session(&self) -> &Arc<Session> {
@@ -150,6 +145,37 @@ impl InFlightGuard {
     pub fn request(&self) -> &Arc<InFlightRequest> {
         &self.request
     }
+}
+
+/// Cancels a request at its server when it is dropped, unless the response has come.
+pub struct CancelOnDrop(Option<(Arc<Session>, Arc<InFlightRequest>)>);
+
+impl CancelOnDrop {
+    /// The response has come.
+    pub fn disarm(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some((session, request)) = self.0.take() {
+            cancel(&session, &request, "the client left");
+        }
+    }
+}
+
+fn cancel(session: &Session, request: &Arc<InFlightRequest>, why: &'static str) {
+    let (request, Some(upstream_session)) = (request.clone(), request.upstream_session()) else { return };
+    session.runtime.spawn(async move {
+        let (Some(http), Some(sent)) = (request.server.endpoint_pool(), request.sent()) else {
+            return;
+        };
+        let params = format!(r#"{{"requestId":{},"reason":"{why}"}}"#, sent.wire.as_str());
+        if let Err(error) = http.notify(&upstream_session, CANCELLED, params.into()).await {
+            tracing::debug!(server = %request.server.name, %error, "a call that timed out was not cancelled");
+        }
+    });
 }
 
 impl Drop for InFlightGuard {

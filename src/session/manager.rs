@@ -73,6 +73,7 @@ impl SessionManager {
             list_change_caller: ArcSwapOption::empty(),
             shared: Mutex::default(),
             server_requests: super::PendingServerRequests::default(),
+            questions: super::ClientQuestions::default(),
             in_flight: super::InFlight::default(),
             client_state: super::ClientState::default(),
             uses_client_auth: AtomicBool::new(false),
@@ -86,6 +87,11 @@ impl SessionManager {
         self.open.insert(session.id.clone(), session.clone());
         self.metrics.sessions.set(self.open.len() as i64);
         Ok(session)
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.open.len()
     }
 
     /// The session of this id, if it belongs to this caller and this path.

@@ -5,6 +5,7 @@
 //! exist. Its upstream sessions are in `upstream_session`, `upstream_notifications` and `upstream_close`, its
 //! requests in `in_flight`, and all sessions of the process in `manager`.
 
+mod client_questions;
 mod client_state;
 mod declined_requests;
 mod eviction;
@@ -45,8 +46,9 @@ use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Method, Sender};
 
+pub use client_questions::{AskedQuestion, ClientQuestions, ClientReply, OpenQuestion};
 pub use client_state::{ClientState, StateChange};
-pub use in_flight::{InFlight, InFlightGuard, InFlightRequest, SentIds};
+pub use in_flight::{CancelOnDrop, InFlight, InFlightGuard, InFlightRequest, SentIds};
 pub use manager::SessionManager;
 pub use outbox::{Outbox, OutboxItem, OutboxStream, TooManyStreams};
 pub use server_requests::ClientAnswer;
@@ -90,6 +92,8 @@ pub struct Session {
     shared: Mutex<HashMap<u64, SharedSubscription>>,
     /// Servers' requests that the client may answer.
     server_requests: PendingServerRequests,
+    /// Questions of the gateway itself, for servers that have no requests.
+    pub questions: ClientQuestions,
     pub in_flight: InFlight,
     pub client_state: ClientState,
     /// A server of this session is called with the client's own `Authorization`.
@@ -218,7 +222,18 @@ impl Session {
         Ok(stream)
     }
 
-    fn touch(&self) {
+    /// The client's own `capabilities`, as JSON.
+    pub fn capabilities(&self) -> &[u8] {
+        &self.capabilities
+    }
+
+    /// The client's own `clientInfo`, as JSON.
+    pub fn client_info(&self) -> &[u8] {
+        &self.client_info
+    }
+
+    /// It is in use.
+    pub fn touch(&self) {
         self.unused.store(false, Ordering::Relaxed);
         self.used.store(self.clock(), Ordering::Relaxed);
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use filters::Caller;
 use filters::rate_limit::subnet;
 use filters::request::AuthMethod;
+use mcp::{Reason, Rejection};
 
 use super::Session;
 
@@ -37,6 +38,18 @@ pub enum TooManySessions {
         "you have as many sessions as limits.max_sessions_per_caller allows ({most}), all in use: end some (DELETE), or wait"
     )]
     PerCaller { most: usize, wait: Duration },
+}
+
+impl TooManySessions {
+    /// The rejection of the request that needs a session.
+    pub fn rejection(&self) -> Rejection {
+        match self {
+            Self::Total(_) => Rejection::http(503, Reason::TooManySessions, self.to_string()),
+            Self::PerCaller { wait, .. } => {
+                Rejection::http(429, Reason::TooManySessionsOfCaller, self.to_string()).retry_after(*wait)
+            }
+        }
+    }
 }
 
 /// The caller whose sessions are counted together; for anonymous callers those of one address (of IPv6 one

@@ -108,7 +108,7 @@ async fn tools_lists_what_a_client_would_see() {
     assert_eq!(names, ["demo__calculator", "demo__fail", "demo__say", "demo__sleep"], "{listed}");
     assert!(listed.contains("legacy,modern") && listed.contains("(there: echo)"), "{listed}");
     let say = listed.lines().find(|line| line.starts_with("demo__say")).expect("it is listed");
-    assert!(say.contains("legacy,modern  (there: echo)  ") && say.split_whitespace().count() > 6, "{say}");
+    assert!(say.contains("legacy,modern    (there: echo)  ") && say.split_whitespace().count() > 6, "{say}");
 
     let dead = format!("mcpServers:\n  gone: {{url: \"http://127.0.0.1:{}/mcp\"}}\n", free_port());
     let done = toolgate(folder_with(&dead).path(), &["tools"]).await;

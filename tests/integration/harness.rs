@@ -289,6 +289,11 @@ pub async fn a_fixture() -> (Process, String) {
     tokio::task::spawn_blocking(|| fixture(0)).await.expect("the fixture starts")
 }
 
+/// The fixture of one era on a free port, from within a runtime.
+pub async fn a_fixture_of(era: &'static str) -> (Process, String) {
+    tokio::task::spawn_blocking(move || fixture_of(era, 0)).await.expect("the fixture starts")
+}
+
 /// The fixture of `tests/fixture/server.py`; returns its URL too.
 pub fn fixture(port: u16) -> (Process, String) {
     fixture_of("both", port)

@@ -106,7 +106,7 @@ async fn an_era_stays_while_the_server_has_no_time_to_be_greeted_in_it() {
         _ => MockReply::Good,
     })
     .await;
-    let settings = ", health: {interval: 100ms, unhealthy_after: 1}";
+    let settings = ", bridge: off, health: {interval: 100ms, unhealthy_after: 1}";
     let gateway = Gateway::start(&config(&mock, settings)).await;
     let session = open(&gateway).await;
     gateway.eventually("it is connected", async |g| legacy(g, &session).await == ["p__tool"]).await;

@@ -7,6 +7,7 @@ mod access;
 mod authorization;
 mod bad_input;
 mod bodies;
+mod bridge;
 mod clients;
 mod commands;
 #[path = "../config_faults/mod.rs"]

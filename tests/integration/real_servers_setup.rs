@@ -114,9 +114,6 @@ impl RealServers {
 /// Tools that no plan calls, and why.
 pub const NOT_CALLED: &[(&str, &str)] = &[("fix__crash", "it ends the server")];
 
-/// Servers that speak only the legacy era; a modern client does not see their tools, for they are not bridged yet.
-pub const LEGACY_ONLY: &[&str] = &["everything", "files"];
-
 /// Tools that send requests to their client, which the Inspector without its window cannot answer.
 pub const ASKS_BACK: &[&str] = &[
     "fix__test_elicitation",
@@ -135,12 +132,6 @@ pub const ASKS_BACK: &[&str] = &[
 
 pub fn tool_of(step: &Value) -> &str {
     step["tool"].as_str().expect("a step names its tool")
-}
-
-/// Whether a client of the modern era sees the tool.
-pub fn is_modern(tool: &str) -> bool {
-    let server = tool.split("__").next().unwrap_or_default();
-    !LEGACY_ONLY.contains(&server)
 }
 
 fn everything_plan() -> Vec<Value> {

@@ -145,7 +145,8 @@ async fn a_server_over_http_that_hangs_in_one_era_is_asked_in_the_other_and_hear
         _ => MockReply::Good,
     })
     .await;
-    let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", mock.url)).await;
+    let gateway =
+        Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\", bridge: off}}}}\n", mock.url)).await;
     gateway.eventually("it is asked in the other era", async |_| mock.count("initialize") > 0).await;
     let session = gateway.initialize("/mcp").await;
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});

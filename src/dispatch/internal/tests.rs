@@ -34,7 +34,7 @@ fn progress(token: &str) -> String {
 }
 
 fn stream(request: UpstreamRequest) -> MessageStream {
-    request.stream(&Handle::current(), None, Metrics::new())
+    super::stream(request, &Handle::current(), None, Metrics::new())
 }
 
 #[tokio::test]

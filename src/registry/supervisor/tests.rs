@@ -11,7 +11,7 @@ fn lists_with(capabilities: &'static str) -> Option<Arc<ServerLists>> {
         instructions: None,
         faults: Vec::new(),
     };
-    Some(Arc::new(ServerLists { handshake, lists: Lists::default(), events: false }))
+    Some(Arc::new(ServerLists { handshake, lists: Lists::default(), events: false, era: mcp::Era::Legacy }))
 }
 
 #[test]

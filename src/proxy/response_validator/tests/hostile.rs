@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::dispatch::UpstreamRequest;
+use crate::exchange::UpstreamRequest;
 use crate::registry::Registry;
 use crate::runtime::RuntimeConfig;
 use crate::streams::resource_updates::{ResourceEvent, ResourceSubscriber};

@@ -1,0 +1,169 @@
+//! The bridge between the eras: a call of a client of one era to a server of the other.
+//!
+//! A legacy client is asked on the stream of its call when a modern server needs input; a modern client gets a
+//! result that asks for input when a legacy server asks during a call. What a text is in the other era is in
+//! `mcp::bridge`; here are the waiting, the sessions and the retries.
+
+mod client_sessions;
+mod legacy_client;
+mod modern_client;
+mod request_state;
+mod server_side;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use filters::Caller;
+use filters::rate_limit::Slots;
+use http::{HeaderName, HeaderValue};
+use mcp::Rejection;
+use mcp::jsonrpc::message;
+use mcp::method::Method;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::server::{CallGuard, Server};
+use crate::session::{OwnerKey, Session, SessionLimits, SessionManager};
+use crate::store::parking::Parking;
+use crate::store::sealing::Keyring;
+use crate::streams::MessageStream;
+use crate::telemetry::Metrics;
+use crate::upstream::ResponseRedactor;
+use client_sessions::ModernClientSessions;
+use modern_client::Leg;
+
+/// How often a server may ask for input in one call.
+const MAX_ROUNDS: usize = 10;
+/// How long a person may take to answer.
+const PERSON_TIMEOUT: Duration = Duration::from_secs(600);
+/// Calls that may wait for their clients at a time.
+const MAX_PARKED: usize = 10_000;
+
+/// Log levels, from the least severe to the most (2025-11-25, server/utilities/logging).
+pub const LOG_LEVELS: [&str; 8] =
+    ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+/// What the calls of a process have in common.
+pub struct Bridge {
+    sessions: Arc<SessionManager>,
+    metrics: Arc<Metrics>,
+    runtime: Handle,
+    keyring: ArcSwap<Keyring>,
+    parked: Parking<mpsc::Sender<Leg>>,
+    client_sessions: ModernClientSessions,
+}
+
+/// A call to a server of the other era, complete but for the caller's credentials.
+pub struct BridgedCall {
+    pub client: BridgedClient,
+    pub request: BridgedRequest,
+}
+
+/// What the client asks of the server.
+pub struct BridgedRequest {
+    pub server: Arc<Server>,
+    pub method: Method,
+    /// The client's params, with the server's own name of what they name.
+    pub params: Bytes,
+    /// The client's id, as written.
+    pub id: Bytes,
+    /// The client's progress token, as written.
+    pub token: Option<Bytes>,
+    pub call_guard: CallGuard,
+    pub redactor: Option<ResponseRedactor>,
+    /// The caller's slots in limits, held until the server is done.
+    pub slots: Option<Arc<Slots>>,
+    /// Headers that repeat arguments, for a modern server.
+    pub param_headers: Vec<(HeaderName, HeaderValue)>,
+    pub idempotent: bool,
+    pub affinity_key: u64,
+    /// See `mcp::bridge::entries::tool_to_legacy`.
+    pub wraps_output: bool,
+    /// The client accepts an event stream.
+    pub events: bool,
+    /// What the results of a legacy server say of their server.
+    pub server_info: Bytes,
+}
+
+/// The client of a bridged call.
+pub enum BridgedClient {
+    Legacy(Arc<Session>),
+    Modern(Box<ModernClient>),
+}
+
+/// A modern client, as its request describes it.
+pub struct ModernClient {
+    pub caller: Caller,
+    pub owner: OwnerKey,
+    pub limits: SessionLimits,
+    /// The path of the endpoint.
+    pub endpoint: Arc<str>,
+    /// The name of the target that roles use.
+    pub qualified_name: Arc<str>,
+    pub capabilities: Bytes,
+    pub client_info: Bytes,
+    /// The level of log messages that it asked for.
+    pub log_level: Option<String>,
+    /// Set for a retry.
+    pub request_state: Option<String>,
+    pub input_responses: Option<Bytes>,
+}
+
+impl ModernClient {
+    /// Who owns its sessions; anonymous callers of one address share a limit.
+    pub fn owner_key(caller: &Caller, address: Option<IpAddr>) -> OwnerKey {
+        OwnerKey::new(caller.clone(), address)
+    }
+}
+
+impl Bridge {
+    pub fn new(
+        sessions: Arc<SessionManager>,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+        keyring: Keyring,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            sessions,
+            metrics,
+            runtime,
+            keyring: ArcSwap::from_pointee(keyring),
+            parked: Parking::new(MAX_PARKED),
+            client_sessions: ModernClientSessions::default(),
+        })
+    }
+
+    /// Other secrets from now on.
+    pub fn set_keyring(&self, keyring: Keyring) {
+        self.keyring.store(Arc::new(keyring));
+    }
+
+    /// Starts a call; `bearer` is the `Authorization` for a server that is called in its caller's name.
+    ///
+    /// # Errors
+    ///
+    /// A `requestState` that is not valid, or too many sessions.
+    pub fn start(
+        self: &Arc<Self>,
+        call: BridgedCall,
+        bearer: Option<HeaderValue>,
+    ) -> Result<MessageStream, Box<Rejection>> {
+        match call.client {
+            BridgedClient::Legacy(session) => Ok(legacy_client::start(self, call.request, session, bearer)),
+            BridgedClient::Modern(client) => modern_client::start(self, call.request, *client, bearer),
+        }
+    }
+}
+
+/// The severity of a log level, by its index.
+fn severity(level: &str) -> Option<usize> {
+    LOG_LEVELS.iter().position(|known| *known == level)
+}
+
+/// The severity in the params of `logging/setLevel` or `notifications/message`.
+fn log_level(params: &[u8]) -> Option<usize> {
+    severity(&message::string(message::member(params, "level")?.of(params))?)
+}

@@ -1,0 +1,441 @@
+//! A modern client calls a legacy server. A request of the server during the call becomes a result that asks
+//! for input; the call waits, parked, and the client's retry answers it (2026-07-28, basic/utilities/mrtr).
+
+mod replies;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use filters::rate_limit::Slots;
+use http::HeaderValue;
+use mcp::bridge::questions::{self, Question};
+use mcp::bridge::{errors, params, results};
+use mcp::json::object::Object;
+use mcp::json::quote::quote;
+use mcp::json::splice::splice;
+use mcp::jsonrpc::message;
+use mcp::method::Method;
+use mcp::rejection::code;
+use mcp::{Era, Reason, Rejection};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::client_sessions::CallSession;
+use super::request_state::{self, Binding, Continuation};
+use super::server_side::{SentRequest, ServerSide};
+use super::{Bridge, BridgedRequest, MAX_ROUNDS, ModernClient, PERSON_TIMEOUT, log_level, severity};
+use crate::server::CallGuard;
+use crate::session::{CancelOnDrop, InFlight, InFlightGuard, id_map};
+use crate::store::parking::{ParkingId, Taken};
+use crate::streams::{MessageStream, StreamItem};
+use crate::upstream::RpcOutcome;
+
+/// `Retry-After` where too many calls wait for their clients.
+const PARKING_RETRY: Duration = Duration::from_secs(30);
+/// Questions of a server that are open in one call.
+const MAX_OPEN: usize = questions::MAX_QUESTIONS;
+
+/// One request of the client: the call, or a retry of it.
+pub(super) struct Leg {
+    id: Bytes,
+    /// The progress token, as written.
+    token: Option<Bytes>,
+    /// `inputResponses` of a retry.
+    answers: Bytes,
+    out: mpsc::Sender<StreamItem>,
+    /// The parking place that the retry has taken, which keeps its result.
+    place: Option<ParkingId>,
+}
+
+/// A question of the server that is open.
+struct Asked {
+    /// The id of the server's request, with its upstream session in it.
+    id: Bytes,
+    key: String,
+    method: Method,
+    /// A member of `inputRequests`.
+    request: Vec<u8>,
+}
+
+pub(super) fn start(
+    bridge: &Arc<Bridge>,
+    call: BridgedRequest,
+    client: ModernClient,
+    bearer: Option<HeaderValue>,
+) -> Result<MessageStream, Box<Rejection>> {
+    let (out, items) = mpsc::channel(32);
+    let stream = MessageStream { items, stream: false, abort_on_drop: None, final_message: None };
+    let method = call.method.as_str();
+    let binding =
+        Binding::new(&client.caller, &client.endpoint, method, &client.qualified_name, &call.params);
+    let leg = Leg {
+        id: call.id.clone(),
+        token: call.token.clone(),
+        answers: client.input_responses.clone().unwrap_or_else(|| Bytes::from_static(b"{}")),
+        out,
+        place: None,
+    };
+    let continuation = match &client.request_state {
+        None => None,
+        Some(state) => Some(request_state::open(&bridge.keyring.load(), &binding, state)?),
+    };
+    let runtime = bridge.runtime.clone();
+    match continuation {
+        Some(Continuation::Parked(place)) => {
+            let bridge = bridge.clone();
+            runtime.spawn(async move { resume(&bridge, place, binding, leg).await });
+        }
+        None | Some(Continuation::Repeated) => {
+            let call = Driver::new(bridge, call, client, binding, bearer)?;
+            runtime.spawn(call.run(leg));
+        }
+    }
+    Ok(stream)
+}
+
+/// Hands a retry to the call that waits for it, or gives it the result that it had before.
+async fn resume(bridge: &Arc<Bridge>, place: ParkingId, binding: Binding, mut leg: Leg) {
+    let digest = request_state::answers_digest(&leg.answers);
+    loop {
+        let changed = bridge.parked.changed();
+        match bridge.parked.take(&place, &binding.owner, digest) {
+            Taken::Value(waiting) => {
+                leg.place = Some(place);
+                if let Err(mpsc::error::SendError(leg)) = waiting.send(leg).await {
+                    let _ = leg.out.send(StreamItem::Rejected(Box::new(request_state::invalid()))).await;
+                }
+                return;
+            }
+            Taken::Done(result) => {
+                let _ = leg.out.send(StreamItem::Final(whole(&leg.id, &result))).await;
+                return;
+            }
+            Taken::Nothing => {
+                let _ = leg.out.send(StreamItem::Rejected(Box::new(request_state::invalid()))).await;
+                return;
+            }
+            // Its first copy is still worked on: this one gets the same result.
+            Taken::InProgress => tokio::select! {
+                () = changed => {}
+                () = leg.out.closed() => return,
+            },
+        }
+    }
+}
+
+/// A call from its first request to its result, over all retries.
+struct Driver {
+    bridge: Arc<Bridge>,
+    side: ServerSide,
+    session: Option<CallSession>,
+    client: ModernClient,
+    binding: Binding,
+    /// The params as the server gets them.
+    params: Vec<u8>,
+    /// The first guard of the call.
+    call_guard: CallGuard,
+    /// The caller's slots in limits, held until the call is over.
+    _slots: Option<Arc<Slots>>,
+    server_info: Bytes,
+    /// The number of the last question.
+    last_key: usize,
+}
+
+/// Why the driver stops reading the server's messages.
+enum Step {
+    Ask,
+    Done(Result<RpcOutcome, Box<Rejection>>),
+    ClientLeft,
+}
+
+impl Driver {
+    fn new(
+        bridge: &Arc<Bridge>,
+        call: BridgedRequest,
+        client: ModernClient,
+        binding: Binding,
+        bearer: Option<HeaderValue>,
+    ) -> Result<Self, Box<Rejection>> {
+        let params = params::to_legacy(&call.params).ok_or_else(|| {
+            let message = "`params` and `params._meta` must be objects";
+            Box::new(Rejection::new(400, code::INVALID_PARAMS, Reason::InvalidParams, message))
+        })?;
+        // A process is shared by all callers; only an HTTP server keeps a session for each.
+        let session = match call.server.endpoint_pool() {
+            Some(_) => {
+                let session = bridge.client_sessions.session(&bridge.sessions, &client);
+                Some(session.map_err(|full| Box::new(full.rejection()))?)
+            }
+            None => None,
+        };
+        let side = ServerSide {
+            server: call.server,
+            server_era: Era::Legacy,
+            method: call.method,
+            session: session.as_ref().map(|session| session.session.clone()),
+            token: call.token,
+            param_headers: Vec::new(),
+            idempotent: call.idempotent,
+            affinity_key: call.affinity_key,
+            logs: client.log_level.is_some(),
+            redactor: call.redactor,
+            bearer,
+            metrics: bridge.metrics.clone(),
+        };
+        Ok(Self {
+            bridge: bridge.clone(),
+            side,
+            session,
+            client,
+            binding,
+            params,
+            call_guard: call.call_guard,
+            _slots: call.slots,
+            server_info: call.server_info,
+            last_key: 0,
+        })
+    }
+
+    async fn run(mut self, mut leg: Leg) {
+        self.request_logs().await;
+        let ids = self.side.ids();
+        let in_flight = self.session.as_ref().map(|session| {
+            let key = Bytes::copy_from_slice(&ids.wire);
+            InFlight::begin(&session.session, key, Some(ids.clone()), &self.side.server, None)
+        });
+        let mut cancel = in_flight.as_ref().map(InFlightGuard::cancel_on_drop);
+        let guard = std::mem::replace(&mut self.call_guard, self.side.server.untracked());
+        let (sender, mut notes) = mpsc::channel::<Bytes>(32);
+        let (side, params) = (self.side.clone(), std::mem::take(&mut self.params));
+        let sent = SentRequest { ids, in_flight };
+        let mut exchange = Box::pin(async move { side.request(params, guard, sent, sender).await });
+        let mut asked: Vec<Asked> = Vec::new();
+        let mut outcome: Option<Result<RpcOutcome, Box<Rejection>>> = None;
+        let mut rounds = 0;
+        loop {
+            let step = match outcome.take() {
+                Some(outcome) => Step::Done(outcome),
+                None if !asked.is_empty() => Step::Ask,
+                None => tokio::select! {
+                    biased;
+                    Some(note) = notes.recv() => {
+                        self.on_note(&note, &mut asked, Some(&leg)).await;
+                        while let Ok(note) = notes.try_recv() {
+                            self.on_note(&note, &mut asked, Some(&leg)).await;
+                        }
+                        continue;
+                    }
+                    outcome = &mut exchange => Step::Done(outcome),
+                    () = leg.out.closed() => Step::ClientLeft,
+                },
+            };
+            match step {
+                Step::ClientLeft => {
+                    tracing::debug!(server = %self.side.server.name, "the client left, and its call is cancelled");
+                    leg.place.inspect(|place| self.bridge.parked.remove(place));
+                    return;
+                }
+                Step::Done(outcome) => {
+                    cancel.iter_mut().for_each(CancelOnDrop::disarm);
+                    return self.finish(&leg, outcome).await;
+                }
+                Step::Ask => {}
+            }
+            rounds += 1;
+            if rounds > MAX_ROUNDS {
+                let why = format!("it asked for input {MAX_ROUNDS} times in one call");
+                return self.finish(&leg, Err(self.side.nonsense(why))).await;
+            }
+            let (waiting, mut legs) = mpsc::channel(1);
+            let place = match self.bridge.parked.park(self.binding.owner, waiting, PERSON_TIMEOUT) {
+                Ok(place) => place,
+                Err(full) => {
+                    let rejection = Rejection::http(503, Reason::TooManyParked, full.to_string());
+                    return self.finish(&leg, Err(Box::new(rejection.retry_after(PARKING_RETRY)))).await;
+                }
+            };
+            self.ask(&leg, &asked, Continuation::Parked(place)).await;
+            let until = Instant::now() + PERSON_TIMEOUT;
+            leg = loop {
+                tokio::select! {
+                    biased;
+                    next = legs.recv() => match next {
+                        Some(next) => break next,
+                        // It was past its time when somebody made room.
+                        None => return self.give_up(&asked),
+                    },
+                    Some(note) = notes.recv() => self.on_note(&note, &mut asked, None).await,
+                    done = &mut exchange, if outcome.is_none() => outcome = Some(done),
+                    () = tokio::time::sleep_until(until) => {
+                        self.bridge.parked.remove(&place);
+                        return self.give_up(&asked);
+                    }
+                }
+            };
+            let answers = Object::read(&leg.answers);
+            let mut open = Vec::new();
+            for question in asked {
+                let answer = answers.as_ref().and_then(|answers| answers.get(&question.key));
+                match answer.filter(|answer| answer.first() == Some(&b'{')) {
+                    Some(answer) => self.answer(&question, answer).await,
+                    // It is asked again (2026-07-28, basic/utilities/mrtr).
+                    None => open.push(question),
+                }
+            }
+            asked = open;
+        }
+    }
+
+    /// Asks a legacy server for the log messages that this call wants; its level holds for the session.
+    async fn request_logs(&self) {
+        let (Some(level), Some(session)) = (&self.client.log_level, &self.session) else { return };
+        let session = &session.session;
+        let known = session.client_state.level().and_then(|params| log_level(&params));
+        if known.is_some_and(|known| Some(known) <= severity(level)) {
+            return;
+        }
+        let params = Bytes::from(format!(r#"{{"level":"{level}"}}"#));
+        session.client_state.set_level(params.clone());
+        let Some(pool) = self.side.server.endpoint_pool() else { return };
+        let connected = session.upstream_sessions().into_iter();
+        for (_, upstream_session) in connected.filter(|(server, _)| server.serial == self.side.server.serial)
+        {
+            if let Err(error) =
+                pool.request_in(&upstream_session, Method::SetLevel.as_str(), params.clone()).await
+            {
+                tracing::debug!(server = %self.side.server.name, %error, "a log level was not set");
+            }
+        }
+    }
+
+    /// A message of the server before its answer. `leg` is the request that waits, if one does.
+    async fn on_note(&mut self, note: &Bytes, asked: &mut Vec<Asked>, leg: Option<&Leg>) {
+        let Some(read) = message::read(note) else { return };
+        let Some(word) = read.method.map(|method| method.read(note)) else { return };
+        let method = Method::parse(&word);
+        let params = read.params.map_or(&b"{}"[..], |params| params.of(note));
+        if let Some(id) = read.id {
+            let id = Bytes::copy_from_slice(id.of(note));
+            return self.on_request(id, method, params, asked);
+        }
+        match method {
+            Method::Cancelled => {
+                let id = message::member(params, "requestId").map(|id| id.of(params));
+                asked.retain(|question| id.is_none_or(|id| !message::same_id(id, &question.id)));
+            }
+            Method::Message => {
+                let wanted = self.client.log_level.as_deref().and_then(severity);
+                if wanted.is_some_and(|wanted| log_level(params).is_some_and(|level| level >= wanted))
+                    && let Some(leg) = leg
+                {
+                    let _ = leg.out.send(StreamItem::Message(note.clone())).await;
+                }
+            }
+            Method::Progress => {
+                let Some(leg) = leg else { return };
+                let place = id_map::progress_token(note, &read);
+                // A retry has a token of its own, or none.
+                let (Some(place), Some(token)) = (place, &leg.token) else { return };
+                let note = splice(BytesMut::from(&note[..]), place, token);
+                let _ = leg.out.send(StreamItem::Message(note)).await;
+            }
+            // Nothing else belongs on the stream of a call (2026-07-28, basic/transports/streamable-http).
+            _ => {}
+        }
+    }
+
+    fn on_request(&mut self, id: Bytes, method: Method, params: &[u8], asked: &mut Vec<Asked>) {
+        let question = Question { key: String::new(), method, params: params.to_vec() };
+        let request = questions::to_modern(method, params);
+        let refused = match &request {
+            None => Some((code::METHOD_NOT_FOUND, "the client cannot be asked this")),
+            Some(_) if !questions::is_declared(&question, &self.client.capabilities) => {
+                Some((code::INVALID_PARAMS, "the client has not declared that it can be asked this"))
+            }
+            Some(_) if asked.len() >= MAX_OPEN => {
+                Some((code::INTERNAL, "too many requests are open in this call"))
+            }
+            Some(_) => None,
+        };
+        match (request, refused) {
+            (Some(request), None) => {
+                self.last_key += 1;
+                asked.push(Asked { id, key: format!("q{}", self.last_key), method, request });
+            }
+            (_, refused) => {
+                let (code, why) = refused.unwrap_or((code::INTERNAL, "it cannot be asked"));
+                let body = format!(r#"{{"code":{code},"message":{}}}"#, quote(why));
+                self.send_in_background(&id, |raw| message::error_response(raw, body.as_bytes()));
+            }
+        }
+    }
+
+    /// Asks the client for input; the answer to this leg.
+    async fn ask(&self, leg: &Leg, asked: &[Asked], then: Continuation) {
+        let keyring = self.bridge.keyring.load();
+        let state = request_state::seal(&keyring, &self.binding, then, PERSON_TIMEOUT);
+        let asked: Vec<_> = asked.iter().map(|one| (one.key.clone(), one.request.clone())).collect();
+        self.deliver(leg, "result", &questions::input_required(&asked, &state)).await;
+    }
+
+    /// The end of the call.
+    async fn finish(&mut self, leg: &Leg, outcome: Result<RpcOutcome, Box<Rejection>>) {
+        let (method, unreadable) = (self.side.method, self.side.nonsense("its answer is no object"));
+        let (member, text) = match outcome {
+            Ok(RpcOutcome::Result(result)) => {
+                ("result", results::to_modern(method, &result, Some(&self.server_info)))
+            }
+            Ok(RpcOutcome::Error(error)) => match self.url_questions(&error) {
+                Some(asked) => return self.ask(leg, &asked, Continuation::Repeated).await,
+                None => ("error", errors::to_modern(&error)),
+            },
+            Err(rejection) => {
+                leg.place.inspect(|place| self.bridge.parked.remove(place));
+                let _ = leg.out.send(StreamItem::Rejected(rejection)).await;
+                return;
+            }
+        };
+        match text {
+            Some(text) => self.deliver(leg, member, &text).await,
+            None => {
+                leg.place.inspect(|place| self.bridge.parked.remove(place));
+                let _ = leg.out.send(StreamItem::Rejected(unreadable)).await;
+            }
+        }
+    }
+
+    /// The URLs that the client must open before the call is made again (2025-11-25, error -32042).
+    fn url_questions(&self, error: &[u8]) -> Option<Vec<Asked>> {
+        if errors::code_of(error) != Some(errors::URL_ELICITATION_REQUIRED) {
+            return None;
+        }
+        let asked: Vec<Asked> = questions::of_error(error)?
+            .into_iter()
+            .enumerate()
+            .map(|(number, request)| Asked {
+                id: Bytes::new(),
+                key: format!("u{}", number + 1),
+                method: Method::Elicit,
+                request,
+            })
+            .collect();
+        let params = Object::read(&asked.first()?.request)?.get("params")?.to_vec();
+        let question = Question { key: String::new(), method: Method::Elicit, params };
+        questions::is_declared(&question, &self.client.capabilities).then_some(asked)
+    }
+
+    /// Answers a leg, and keeps the answer for its repeats.
+    async fn deliver(&self, leg: &Leg, member: &'static str, text: &[u8]) {
+        let answer: Bytes = [b"\"", member.as_bytes(), b"\":", text].concat().into();
+        if let Some(place) = &leg.place {
+            self.bridge.parked.keep(place, answer.clone());
+        }
+        let _ = leg.out.send(StreamItem::Final(whole(&leg.id, &answer))).await;
+    }
+}
+
+/// A response under the id of a leg; `answer` is its member `result` or `error`.
+fn whole(id: &[u8], answer: &[u8]) -> Bytes {
+    [br#"{"jsonrpc":"2.0","id":"#, id, b",", answer, b"}"].concat().into()
+}

@@ -5,7 +5,7 @@ PORT  ?= 9100
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: help run build test setup system lint unit integration foreign smoke fuzz bench streams strangers soak stage micro fixture image docs clean
+.PHONY: help run build test setup system lint unit integration foreign smoke fuzz bench streams unauthenticated soak stage micro fixture image docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,8 +54,8 @@ bench: stage ## what a call costs beside nginx and a bare relay; writes docs/per
 streams: stage ## how fast events are, what idle streams cost, when a server knows that a client disconnected
 	benches/streams
 
-strangers: stage ## what unauthenticated callers cost, and how slow ones affect others
-	benches/strangers
+unauthenticated: stage ## what unauthenticated callers cost, and how slow ones affect others
+	benches/unauthenticated
 
 stage: build
 	@tests/tools/setup bench

@@ -173,7 +173,7 @@ pub(super) fn server_lists(
 ) -> ServerLists {
     for reason in &handshake.faults {
         if server.warns(("handshake", reason)) {
-            tracing::warn!(server = %server.name, %reason, "a part of its greeting does not fit the protocol and is left out");
+            tracing::warn!(server = %server.name, %reason, "a part of its handshake does not fit the protocol and is left out");
         }
     }
     let events = server_era == Era::Legacy && server.endpoint_pool().is_some_and(Pool::lists_as_events);

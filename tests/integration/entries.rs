@@ -10,7 +10,7 @@ use crate::clients::{Sdk, run, step};
 use crate::harness::Gateway;
 use crate::mock_server::{MockReply, MockServer, RecordedRequest, answer, good, http, json_answer};
 
-mod greeting;
+mod handshake;
 
 /// The lists of a server, by their member names.
 type Lists = Arc<Value>;

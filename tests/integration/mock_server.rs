@@ -35,9 +35,9 @@ impl RecordedRequest {
 
     /// Whether it is a request of the gateway itself, for the handshake and the lists.
     pub fn is_own_request(&self) -> bool {
-        let greetings = ["initialize", "notifications/initialized", "server/discover", "ping"];
+        let handshakes = ["initialize", "notifications/initialized", "server/discover", "ping"];
         self.body.is_null() && ["GET", "DELETE"].contains(&self.http_method.as_str())
-            || greetings.contains(&self.method())
+            || handshakes.contains(&self.method())
             || self.method().ends_with("/list")
             || self.method() == "subscriptions/listen"
     }

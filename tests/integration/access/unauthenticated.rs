@@ -128,7 +128,7 @@ async fn keys_are_taken_from_either_header_and_revoked_by_a_reload() {
 }
 
 #[tokio::test]
-async fn credentials_stay_at_the_door_and_strangers_reach_no_server() {
+async fn credentials_stay_at_the_gateway_and_unauthenticated_callers_reach_no_server() {
     let mock = MockServer::start(|_| MockReply::Good).await;
     let gateway = Gateway::start(&format!(
         "mcpServers: {{p: {{url: \"{}\"}}}}\nauth:\n  api_keys:\n{}",
@@ -164,7 +164,7 @@ async fn without_required_credentials_callers_are_anonymous_but_bad_ones_are_ref
 }
 
 #[tokio::test]
-async fn operators_paths_tell_strangers_nothing_but_that_it_runs() {
+async fn operators_paths_tell_unauthenticated_callers_nothing_but_that_it_runs() {
     let config = demo(&(key("ann", "dev") + &key("root", "admin")))
         + "rbac:\n  roles:\n    dev: {allow: {tools: [\"*\"]}}\n    admin: {allow: {servers: [\"*\"]}, admin: true}\n";
     let gateway = Gateway::start(&config).await;

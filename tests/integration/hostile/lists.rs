@@ -133,8 +133,8 @@ async fn a_hundred_thousand_tools_are_cut_to_what_can_be_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_greeting_is_nonsense_is_down_and_no_other_is() {
-    let greetings = [
+async fn a_server_whose_handshake_is_nonsense_is_down_and_no_other_is() {
+    let handshakes = [
         ("no list", "tools/list", json!({})),
         ("an object for a list", "tools/list", json!({"tools": {"tool": {}}})),
         ("null for a list", "tools/list", json!({"tools": null})),
@@ -153,7 +153,7 @@ async fn a_server_whose_greeting_is_nonsense_is_down_and_no_other_is() {
         ),
         ("null", "*", json!(null)),
     ];
-    for (what, method, result) in greetings {
+    for (what, method, result) in handshakes {
         let play = move |seen: &RecordedRequest| match seen.method() {
             asked @ ("initialize" | "server/discover" | "tools/list") if method == "*" || method == asked => {
                 says(seen, &result)

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_greeting_that_clients_cannot_read_costs_them_no_server() {
+async fn a_handshake_that_clients_cannot_read_costs_them_no_server() {
     let capabilities = json!({"tools": [], "prompts": null, "resources": {"listChanged": "yes"}, "logging": true,
         "experimental": {"a": null}});
     let info = json!({"name": "odd", "version": 1, "title": null, "icons": [{"src": 1}], "websiteUrl": null});
@@ -51,7 +51,7 @@ async fn a_greeting_that_clients_cannot_read_costs_them_no_server() {
         ["capabilities/tools", "capabilities/experimental/a", "serverInfo/version", "serverInfo/icons/0/src"]
     {
         let output =
-            log.lines().filter(|line| line.contains("a part of its greeting") && line.contains(place));
+            log.lines().filter(|line| line.contains("a part of its handshake") && line.contains(place));
         assert_eq!(output.count(), 1, "{place}: {log}");
     }
 }

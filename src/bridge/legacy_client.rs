@@ -15,6 +15,7 @@ use mcp::jsonrpc::message;
 use mcp::rejection::code;
 use mcp::{Era, Reason, Rejection, version};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::server_side::{SentRequest, ServerSide};
@@ -23,8 +24,9 @@ use crate::session::{ClientReply, InFlight, Session};
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::{RpcOutcome, UpstreamError};
 
-/// The pause before a retry without answers: the server only asked for time.
+/// The pause before a retry without answers, at first and at most: the server only asked for time.
 const PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Starts the call on the long-lived runtime. A client of this era ends it by a cancellation, not by
 /// disconnecting (2025-11-25, basic/transports).
@@ -90,7 +92,8 @@ async fn run(
         metrics: bridge.metrics.clone(),
     };
     let mut first = Some(call_guard);
-    for round in 0.. {
+    let (started, mut rounds, mut pause) = (Instant::now(), 0, PAUSE);
+    loop {
         let guard = match first.take() {
             Some(guard) => guard,
             None => server.begin_call().map_err(|error| Box::new(error.rejection(&server.name)))?,
@@ -125,17 +128,22 @@ async fn run(
         }
         let asked =
             questions::read(&result).map_err(|why| side.nonsense(format!("it asks for input, but {why}")))?;
-        if round + 1 >= MAX_ROUNDS {
-            return Err(side.nonsense(format!("it asked for input {MAX_ROUNDS} times in one call")));
-        }
         if asked.questions.is_empty() {
-            tokio::time::sleep(PAUSE).await;
+            if started.elapsed() + pause > server.timeout {
+                return Err(Box::new(UpstreamError::TimedOut(server.timeout).rejection(&server.name)));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(MAX_PAUSE);
+        } else {
+            rounds += 1;
+        }
+        if rounds >= MAX_ROUNDS {
+            return Err(side.nonsense(format!("it asked for input {MAX_ROUNDS} times in one call")));
         }
         let answers = ask(&side, session, &asked, events, out).await?;
         params = params::retry(&params, &questions::input_responses(&answers), asked.state.as_deref())
             .ok_or_else(|| Box::new(unreadable_params()))?;
     }
-    unreachable!("the loop returns")
 }
 
 /// Asks the client everything at once and waits for all answers.

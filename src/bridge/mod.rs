@@ -39,7 +39,9 @@ use modern_client::Leg;
 const MAX_ROUNDS: usize = 10;
 /// How long a person may take to answer.
 const PERSON_TIMEOUT: Duration = Duration::from_secs(600);
-/// Calls that may wait for their clients at a time.
+/// How often what is past its time is removed.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Calls that may wait for their clients at a time; a tenth of them of one caller.
 const MAX_PARKED: usize = 10_000;
 
 /// Log levels, from the least severe to the most (2025-11-25, server/utilities/logging).
@@ -126,14 +128,23 @@ impl Bridge {
         runtime: Handle,
         keyring: Keyring,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let bridge = Arc::new(Self {
             sessions,
             metrics,
             runtime,
             keyring: ArcSwap::from_pointee(keyring),
             parked: Parking::new(MAX_PARKED),
             client_sessions: ModernClientSessions::default(),
-        })
+        });
+        let swept = Arc::downgrade(&bridge);
+        bridge.runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(bridge) = swept.upgrade() else { return };
+                bridge.parked.sweep();
+            }
+        });
+        bridge
     }
 
     /// Other secrets from now on.

@@ -16,12 +16,18 @@ pub type ParkingId = [u8; 16];
 /// A SHA-256, of an owner or of a message.
 pub type Digest = [u8; 32];
 
-/// Values that wait.
+/// The longest result that is kept for repeats, and the bytes of all together.
+const MAX_KEPT: usize = 64 * 1024;
+const MAX_ALL_KEPT: usize = 64 * 1024 * 1024;
+
+/// Values that wait. One owner has a tenth of the places.
 pub struct Parking<T> {
     all: DashMap<ParkingId, Spot<T>, ahash::RandomState>,
     /// How many there may be.
     limit: usize,
     count: AtomicUsize,
+    /// Bytes of the results that are kept.
+    kept: AtomicUsize,
     changed: Notify,
 }
 
@@ -37,6 +43,16 @@ enum State<T> {
     Taken(Digest),
     /// Taken by this message, with its result.
     Done(Digest, Bytes),
+}
+
+impl<T> Spot<T> {
+    /// Bytes of its result.
+    fn kept(&self) -> usize {
+        match &self.state {
+            State::Done(_, result) => result.len(),
+            State::Waiting(_) | State::Taken(_) => 0,
+        }
+    }
 }
 
 /// What [`Parking::take`] found.
@@ -58,7 +74,13 @@ pub struct ParkingFull(pub usize);
 
 impl<T> Parking<T> {
     pub fn new(limit: usize) -> Self {
-        Self { all: DashMap::default(), limit, count: AtomicUsize::new(0), changed: Notify::new() }
+        Self {
+            all: DashMap::default(),
+            limit,
+            count: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
+            changed: Notify::new(),
+        }
     }
 
     /// Parks a value for its owner, for this long.
@@ -68,6 +90,13 @@ impl<T> Parking<T> {
             if self.count.load(Ordering::Relaxed) >= self.limit {
                 return Err(ParkingFull(self.limit));
             }
+        }
+        // Counted only where one owner could have so many.
+        let share = (self.limit / 10).max(1);
+        if self.count.load(Ordering::Relaxed) >= share
+            && self.all.iter().filter(|spot| spot.owner == owner).count() >= share
+        {
+            return Err(ParkingFull(share));
         }
         let mut id = ParkingId::default();
         getrandom::fill(&mut id).expect("the system gives random bytes");
@@ -96,19 +125,25 @@ impl<T> Parking<T> {
     }
 
     /// Keeps the result of the message that took the value, for its repeats, until the time of the value is
-    /// over.
+    /// over. A long result is not kept: its repeats find nothing.
     pub fn keep(&self, id: &ParkingId, result: Bytes) {
+        if result.len() > MAX_KEPT || self.kept.load(Ordering::Relaxed) + result.len() > MAX_ALL_KEPT {
+            return self.remove(id);
+        }
         if let Some(mut spot) = self.all.get_mut(id)
             && let State::Taken(by) = spot.state
         {
-            spot.state = State::Done(by, result);
+            self.kept.fetch_add(result.len(), Ordering::Relaxed);
+            // A copy: a slice would keep the whole response.
+            spot.state = State::Done(by, Bytes::copy_from_slice(&result));
             self.changed.notify_waiters();
         }
     }
 
     /// Removes a value, whoever may want it.
     pub fn remove(&self, id: &ParkingId) {
-        if self.all.remove(id).is_some() {
+        if let Some((_, spot)) = self.all.remove(id) {
+            self.kept.fetch_sub(spot.kept(), Ordering::Relaxed);
             self.count.fetch_sub(1, Ordering::Relaxed);
             self.changed.notify_waiters();
         }
@@ -122,12 +157,16 @@ impl<T> Parking<T> {
     /// Removes what is past its time.
     pub fn sweep(&self) {
         let now = Instant::now();
-        let mut gone = 0;
+        let (mut gone, mut bytes) = (0, 0);
         self.all.retain(|_, spot| {
-            let is_kept = spot.until > now;
-            gone += usize::from(!is_kept);
-            is_kept
+            let is_past = spot.until <= now;
+            if is_past {
+                gone += 1;
+                bytes += spot.kept();
+            }
+            !is_past
         });
+        self.kept.fetch_sub(bytes, Ordering::Relaxed);
         self.count.fetch_sub(gone, Ordering::Relaxed);
     }
 
@@ -174,6 +213,29 @@ mod tests {
         parking.park(OWNER, 2, LONG).expect("the one before is past its time");
         assert_eq!(parking.park(OWNER, 3, LONG), Err(ParkingFull(1)));
         assert_eq!(parking.len(), 1);
+    }
+
+    #[test]
+    fn one_owner_leaves_room_for_others() {
+        let parking = Parking::new(20);
+        for value in 0..2 {
+            parking.park(OWNER, value, LONG).expect("room");
+        }
+        assert_eq!(parking.park(OWNER, 3, LONG), Err(ParkingFull(2)));
+        parking.park([2; 32], 4, LONG).expect("room for another");
+    }
+
+    #[test]
+    fn long_results_are_not_kept() {
+        let parking = Parking::new(8);
+        for (length, kept) in [(MAX_KEPT, true), (MAX_KEPT + 1, false)] {
+            let id = parking.park(OWNER, (), LONG).expect("room");
+            assert_eq!(parking.take(&id, &OWNER, SAID), Taken::Value(()));
+            parking.keep(&id, vec![b'x'; length].into());
+            assert_eq!(matches!(parking.take(&id, &OWNER, SAID), Taken::Done(_)), kept);
+            parking.remove(&id);
+            assert_eq!(parking.kept.load(Ordering::Relaxed), 0);
+        }
     }
 
     #[test]

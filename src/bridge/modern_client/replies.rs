@@ -4,10 +4,14 @@ use bytes::Bytes;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 use mcp::rejection::code;
+use tokio::sync::Semaphore;
 
 use super::{Asked, Driver};
 use crate::exchange::{ForwardedAnswer, UpstreamRequest, UpstreamRequestKind};
 use crate::session::{ClientAnswer, id_map};
+
+/// Refusals that are sent at a time, of all calls: servers may ask without end.
+static IN_BACKGROUND: Semaphore = Semaphore::const_new(64);
 
 impl Driver {
     /// Sends the client's answer to the server, in the session where it asked.
@@ -36,9 +40,11 @@ impl Driver {
     }
 
     pub(super) fn send_in_background(&self, id: &[u8], body: impl FnOnce(&[u8]) -> Bytes) {
+        let Ok(permit) = IN_BACKGROUND.try_acquire() else { return };
         let Some(request) = self.reply_to(id, body) else { return };
         let (bearer, metrics) = (self.side.bearer.clone(), self.side.metrics.clone());
         self.bridge.runtime.spawn(async move {
+            let _permit = permit;
             if let Err(rejection) = request.call(bearer, None, &metrics).await {
                 tracing::debug!(why = %rejection.message, "a request of a server was not declined");
             }

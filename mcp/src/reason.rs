@@ -242,6 +242,7 @@ mod tests {
             "code::INVALID_REQUEST" => code::INVALID_REQUEST,
             "code::METHOD_NOT_FOUND" => code::METHOD_NOT_FOUND,
             "code::INVALID_PARAMS" => code::INVALID_PARAMS,
+            "code::INTERNAL" => code::INTERNAL,
             "code::HEADER_MISMATCH" => code::HEADER_MISMATCH,
             "code::UNSUPPORTED_VERSION" => code::UNSUPPORTED_VERSION,
             other => panic!("a code that this test does not know: {other}"),

@@ -23,23 +23,24 @@ use upstream::{Heard, Said};
 mod upstream {
     #[allow(dead_code)]
     mod call_timer;
+    #[allow(dead_code)]
+    pub mod shared_connection;
     pub mod stdio {
         #[allow(dead_code)]
-        pub mod codec;
-        #[allow(dead_code)]
-        pub mod connection;
-        #[allow(dead_code)]
         mod paced;
+        #[allow(dead_code)]
+        pub mod pipes;
     }
 
     use std::time::Duration;
 
     use bytes::Bytes;
     use mcp::Span;
-    use stdio::connection::{ChildConnection, ChildError, ChildProgress, ChildResponse};
+    use shared_connection::{SharedConnection, ConnectionError, ConnectionProgress, ConnectionResponse};
+    use stdio::pipes;
     use tokio::io::AsyncReadExt as _;
     use tokio::sync::mpsc;
-    pub use toolgate::upstream::client_message;
+    pub use toolgate::upstream::{UpstreamError, client_message};
 
     /// Longest line that is accepted.
     pub const MAX: usize = 300;
@@ -68,9 +69,9 @@ mod upstream {
         border: usize,
     ) -> Heard {
         let (notices, _taken) = mpsc::channel(4);
-        let (connection, queue) = ChildConnection::new("fuzz", MAX, notices);
+        let (connection, queue) = SharedConnection::new("fuzz", notices);
         let (notes, mut noted) = mpsc::channel(64);
-        let progress = token.map(|place| ChildProgress { token: place.start..place.end, notes });
+        let progress = token.map(|place| ConnectionProgress { token: place.start..place.end, notes });
         let (to, mut written) = tokio::io::duplex(1 << 20);
         let (head, rest) = answers.split_at(border.min(answers.len()));
         let asking = connection.request(method, Some(params), Duration::from_secs(3600), progress);
@@ -81,21 +82,21 @@ mod upstream {
                 assert!(read > 0, "the line does not end");
             }
             // It writes these bytes, and no more.
-            connection.read(head.chain(rest)).await;
-            connection.close_input(None);
+            pipes::read(&connection, head.chain(rest), MAX).await;
+            connection.close_input(None, None);
             first
         };
         let working = async {
             tokio::select! {
                 both = async { tokio::join!(asking, process) } => both,
-                () = connection.write(to, queue) => panic!("the process was written to until it ended"),
+                () = pipes::write(&connection, to, queue) => panic!("the process was written to until it ended"),
             }
         };
         let (said, line) = working.await;
         let said = match said {
-            Ok(ChildResponse::Result(result)) => Said::Result(result),
-            Ok(ChildResponse::Error(error)) => Said::Error(error),
-            Err(ChildError::TokenRequired | ChildError::Spawn { .. } | ChildError::Timeout { .. }) => {
+            Ok(ConnectionResponse::Result(result)) => Said::Result(result),
+            Ok(ConnectionResponse::Error(error)) => Said::Error(error),
+            Err(ConnectionError::TokenRequired | ConnectionError::Spawn { .. } | ConnectionError::Timeout { .. }) => {
                 panic!("none of this can be")
             }
             Err(_) => Said::Fault,

@@ -33,6 +33,22 @@ impl EventSplitter {
         Self { held: BytesMut::new(), searched: 0, begun: false, max_event }
     }
 
+    /// Applies another bound to events that have not been returned.
+    pub fn set_max(&mut self, max_event: usize) {
+        self.max_event = max_event;
+    }
+
+    /// Drops what has come of an event that is too long; returns it, and whether the event has ended. If it has
+    /// not, the rest of it must be dropped the same way, before [`Self::event`] is asked again.
+    pub fn skip(&mut self) -> (BytesMut, bool) {
+        self.searched = 0;
+        match end_of_event(&self.held, 0) {
+            Some(end) => (self.held.split_to(end), true),
+            // The last bytes may be the first half of a blank line.
+            None => (self.held.split_to(self.held.len().saturating_sub(3)), false),
+        }
+    }
+
     pub fn push(&mut self, piece: &[u8]) {
         self.held.put_slice(piece);
     }
@@ -294,6 +310,40 @@ mod tests {
                 Ok(())
             });
             assert_eq!((events, result), (1, Err(EventTooLong(9))));
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_too_long_can_be_skipped_however_it_arrives() {
+        let stream = b"data: 1\r\n\r\ndata: 23456789\r\ndata: x\r\n\r\ndata: 3\r\n\r\n";
+        for size in 1..stream.len() {
+            let (mut splitter, mut kept, mut dropped) = (EventSplitter::new(12), Vec::new(), BytesMut::new());
+            let mut skips = false;
+            for piece in stream.chunks(size) {
+                splitter.push(piece);
+                loop {
+                    if !skips {
+                        match splitter.event() {
+                            Ok(Some(event)) => kept.push(event),
+                            Ok(None) => break,
+                            Err(EventTooLong(12)) => skips = true,
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                    if skips {
+                        let (part, ended) = splitter.skip();
+                        dropped.extend_from_slice(&part);
+                        skips = !ended;
+                        if !ended {
+                            break;
+                        }
+                    }
+                }
+            }
+            splitter.finish();
+            kept.extend(splitter.event().expect("a short event"));
+            assert_eq!(kept, [&b"data: 1\r\n\r\n"[..], b"data: 3\r\n\r\n"], "{size}");
+            assert_eq!(dropped, &b"data: 23456789\r\ndata: x\r\n\r\n"[..], "{size}");
         }
     }
 

@@ -100,6 +100,7 @@ pub fn summary(config: &Config, file: &Path) -> String {
                 let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
                 format!("http   {}", urls.join(", "))
             }
+            config::ServerTransport::Sse { url, .. } => format!("sse    {url}"),
             config::ServerTransport::Stdio { command, args, .. } => match args.len() {
                 0 => format!("stdio  {command}"),
                 // Not shown: they may hold secrets.

@@ -169,7 +169,11 @@ impl Config {
 
 impl ServerConfig {
     fn sends_credentials_unencrypted(&self) -> bool {
-        let ServerTransport::Http { urls, .. } = &self.transport else { return false };
+        let urls = match &self.transport {
+            ServerTransport::Http { urls, .. } => urls.as_slice(),
+            ServerTransport::Sse { url, .. } => std::slice::from_ref(url),
+            ServerTransport::Builtin(_) | ServerTransport::Stdio { .. } => return false,
+        };
         let open = |url: &super::Url| !url.is_tls() && !url.is_loopback();
         self.credentials != CredentialsMode::None && urls.iter().any(open)
     }

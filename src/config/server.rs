@@ -120,6 +120,13 @@ pub enum ServerTransport {
         /// Headers of every request to it, names in lower case; see [`ServerTransport::header_map`].
         headers: BTreeMap<String, Secret>,
     },
+    /// It listens at a URL, and speaks the older HTTP+SSE transport (2024-11-05).
+    Sse {
+        /// Of its event stream.
+        url: Url,
+        /// Headers of every request to it, as with `Http`.
+        headers: BTreeMap<String, Secret>,
+    },
     /// A child process that reads and writes lines.
     Stdio {
         /// The program, found by `PATH` unless it has a `/` in it.
@@ -268,7 +275,11 @@ impl ServerConfig {
     /// A server with this transport and prefix, and defaults for the rest.
     pub fn new(kind: ServerTransport, prefix: impl Into<String>) -> Self {
         let credentials = match &kind {
-            ServerTransport::Http { headers, .. } if !headers.is_empty() => CredentialsMode::Static,
+            ServerTransport::Http { headers, .. } | ServerTransport::Sse { headers, .. }
+                if !headers.is_empty() =>
+            {
+                CredentialsMode::Static
+            }
             _ => CredentialsMode::None,
         };
         Self {
@@ -326,18 +337,21 @@ impl EraSetting {
 }
 
 impl ServerTransport {
-    /// The name for logs and listings: `builtin`, `http` or `stdio`.
+    /// The name for logs and listings: `builtin`, `http`, `sse` or `stdio`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             ServerTransport::Builtin(_) => "builtin",
             ServerTransport::Http { .. } => "http",
+            ServerTransport::Sse { .. } => "sse",
             ServerTransport::Stdio { .. } => "stdio",
         }
     }
 
     /// The headers to send, marked as sensitive; empty for other transports.
     pub fn header_map(&self) -> HeaderMap {
-        let ServerTransport::Http { headers, .. } = self else { return HeaderMap::new() };
+        let (ServerTransport::Http { headers, .. } | ServerTransport::Sse { headers, .. }) = self else {
+            return HeaderMap::new();
+        };
         headers
             .iter()
             .map(|(name, secret)| {
@@ -357,6 +371,9 @@ impl fmt::Debug for ServerTransport {
             ServerTransport::Builtin(builtin) => f.debug_tuple("Builtin").field(builtin).finish(),
             ServerTransport::Http { urls, headers } => {
                 f.debug_struct("Http").field("urls", urls).field("headers", headers).finish()
+            }
+            ServerTransport::Sse { url, headers } => {
+                f.debug_struct("Sse").field("url", url).field("headers", headers).finish()
             }
             ServerTransport::Stdio { command, args, env, env_pass, cwd } => f
                 .debug_struct("Stdio")

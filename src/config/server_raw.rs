@@ -74,7 +74,7 @@ pub(super) struct RawServer {
     pub(super) env_pass: Vec<String>,
     /// The directory that the program starts in.
     pub(super) cwd: Option<String>,
-    /// Where the server listens: streamable HTTP.
+    /// Where the server listens: streamable HTTP, or the event stream of the older transport with `type: sse`.
     pub(super) url: Option<Url>,
     /// Several equal endpoints instead of `url`: calls are spread over the healthy ones. 1 to 64.
     #[schemars(extend("minItems" = 1, "maxItems" = 64))]
@@ -86,7 +86,7 @@ pub(super) struct RawServer {
     /// Headers of every request to the server. Values do not show in logs.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, Secret>,
-    /// The transport. Optional: the other keys decide it.
+    /// The transport. Optional: the other keys decide it, except for `sse` (HTTP+SSE of 2024-11-05).
     #[serde(rename = "type")]
     pub(super) transport: Option<RawTransport>,
     /// The server is left out.
@@ -171,6 +171,8 @@ pub(super) enum RawTransport {
     Stdio,
     #[serde(rename = "http")]
     Http,
+    #[serde(rename = "sse")]
+    Sse,
     #[serde(rename = "streamable-http")]
     StreamableHttp,
     #[serde(rename = "streamableHttp")]
@@ -205,14 +207,14 @@ impl RawServer {
                 env_pass: self.env_pass,
                 cwd: self.cwd.map(PathBuf::from),
             },
-            (None, None, Some(urls)) => ServerTransport::Http {
-                urls,
-                headers: self
-                    .headers
-                    .into_iter()
-                    .map(|(name, value)| (name.to_ascii_lowercase(), value))
-                    .collect(),
-            },
+            (None, None, Some(mut urls)) => {
+                let headers = self.headers.into_iter();
+                let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+                match self.transport {
+                    Some(RawTransport::Sse) => ServerTransport::Sse { url: urls.swap_remove(0), headers },
+                    _ => ServerTransport::Http { urls, headers },
+                }
+            }
             // None or several: already reported, or one of them is invalid.
             _ => return None,
         };

@@ -10,7 +10,7 @@ use super::diagnostics::NodeRef;
 use super::limits::{CALL, RESPONSE, STREAM, within};
 use super::scalar::duration::ConfigDuration;
 use super::scalar::globs::GlobList;
-use super::server::CredentialsMode;
+use super::server::{CredentialsMode, EraSetting};
 use super::server_raw::{RawServer, RawTools, RawTransport};
 use super::suggest;
 use super::yaml::interpolate;
@@ -52,6 +52,31 @@ impl RawServer {
         self.check_credentials(node_ref);
         self.check_endpoints(node_ref);
         self.check_tls(node_ref);
+        if self.transport == Some(RawTransport::Sse) {
+            self.check_sse(node_ref);
+        }
+    }
+
+    /// Callers share one connection to one URL, in the legacy era.
+    fn check_sse(&self, node_ref: &NodeRef<'_>) {
+        for key in ["urls", "retry"] {
+            if let Some(key_ref) = node_ref.child(key).filter(|key_ref| !key_ref.node.is_null()) {
+                let message = format!("{}: not allowed with `type: sse`", key_ref.path);
+                key_ref.reject_key(message, "such a server has one `url` and one connection", "");
+            }
+        }
+        if let Some(era) = node_ref.child("era").filter(|_| self.era == EraSetting::Modern) {
+            era.reject("conflicts with `type: sse`", "this transport has only the legacy revisions");
+        }
+        let by_caller = [CredentialsMode::Passthrough, CredentialsMode::Exchange].map(Some);
+        if let Some(credentials) =
+            node_ref.child("credentials").filter(|_| by_caller.contains(&self.credentials))
+        {
+            credentials.reject(
+                "conflicts with `type: sse`, where all callers share one connection",
+                "expected `none` or `static`",
+            );
+        }
     }
 
     fn check_tls(&self, node_ref: &NodeRef<'_>) {

@@ -8,9 +8,6 @@
 const UNSUPPORTED: [(&str, &[&str]); 2] =
     [("Config", &["store", "audit", "agent"]), ("Server", &["openapi", "base_url"])];
 
-/// Unsupported values.
-const UNSUPPORTED_VALUES: [(&str, &str); 1] = [("Transport", "sse")];
-
 /// Names in other programs, and what to use here.
 const ALIASES: [(&str, &str, &str); 44] = [
     ("Config", "servers", "use `mcpServers`"),
@@ -167,12 +164,6 @@ pub(super) fn unknown_key(name: &str, keys: &[&str], key: &str) -> (String, Stri
 
 /// Message and expectation for an unknown value of an enum.
 pub(super) fn unknown_value(name: &str, choices: &[&str], word: &str) -> (String, String) {
-    if UNSUPPORTED_VALUES.contains(&(name, word)) {
-        return (
-            format!("`{word}` is not available in this version"),
-            format!("expected {}", one_of(choices)),
-        );
-    }
     if (name, word) == ("Algorithm", "none") {
         return ("unsigned tokens are never accepted".into(), format!("expected {}", one_of(choices)));
     }

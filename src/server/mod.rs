@@ -24,6 +24,7 @@ use crate::upstream::http::pool;
 use crate::upstream::http::pool::Pool;
 use crate::upstream::http::tls;
 use crate::upstream::http::tls::UpstreamTls;
+use crate::upstream::sse::Sse;
 use crate::upstream::stdio::{ServerCommand, Stdio};
 use crate::upstream::{Upstream, UpstreamError, UpstreamLimits};
 use naming::federated;
@@ -115,6 +116,19 @@ impl Drop for CallGuard {
     }
 }
 
+/// The TLS settings of a server, read from their files.
+fn upstream_tls(name: &str, config: &config::ServerConfig) -> Result<UpstreamTls, String> {
+    let upstream_tls = UpstreamTls::read(config).map_err(|error| error.to_string())?;
+    if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
+        tracing::warn!(
+            server = name,
+            "tls.insecure_skip_verify: the server's certificate is not verified; \
+             a man in the middle could read and change all calls and credentials"
+        );
+    }
+    Ok(upstream_tls)
+}
+
 impl Server {
     /// Makes the server of a configuration; nothing is connected yet. If it differs from `before` only in
     /// settings that do not belong to the connection, it takes over the connection and its identity. If it
@@ -141,15 +155,8 @@ impl Server {
             (Some(server), _) => server.upstream.clone(),
             (None, config::ServerTransport::Builtin(config::Builtin::Demo)) => Arc::new(Demo),
             (None, config::ServerTransport::Http { urls, .. }) => {
-                let upstream_tls = UpstreamTls::read(config).map_err(|error| error.to_string())?;
+                let upstream_tls = upstream_tls(name, config)?;
                 tls_hash = upstream_tls.fingerprint();
-                if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
-                    tracing::warn!(
-                        server = name,
-                        "tls.insecure_skip_verify: the server's certificate is not verified; \
-                         a man in the middle could read and change all calls and credentials"
-                    );
-                }
                 let headers = config.transport.header_map();
                 let plan = pool::PoolSettings {
                     name,
@@ -160,6 +167,12 @@ impl Server {
                     tls: Arc::new(upstream_tls),
                 };
                 Arc::new(Pool::new(plan, before.and_then(|server| server.endpoint_pool()))?)
+            }
+            (None, config::ServerTransport::Sse { url, .. }) => {
+                let upstream_tls = upstream_tls(name, config)?;
+                tls_hash = upstream_tls.fingerprint();
+                let (url, headers) = (url.uri().to_string(), config.transport.header_map());
+                Arc::new(Sse::new(name, &url, headers, &limits_of_server, Arc::new(upstream_tls))?)
             }
             (None, config::ServerTransport::Stdio { command, args, env, env_pass, cwd }) => {
                 // Variables that are not set, or not UTF-8, are not passed on.

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::{OutboxItem, Servers, Session, StateChange};
 use crate::server::Server;
-use crate::upstream::stdio::subscriptions::UpdateQueue;
+use crate::upstream::subscriptions::UpdateQueue;
 use crate::upstream::{RpcOutcome, UpstreamError};
 use mcp::jsonrpc::message;
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mcp::Era;
 use tokio::sync::mpsc;
 
-use super::stdio::subscriptions::UpdateQueue;
+use super::subscriptions::UpdateQueue;
 use super::{RpcOutcome, UpstreamError};
 
 /// How a notification stream ended, if it did not break.

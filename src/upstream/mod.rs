@@ -13,7 +13,10 @@ pub mod redact_response;
 pub mod request_ids;
 mod server_handshake;
 pub mod server_messages;
+mod shared_connection;
+pub mod sse;
 pub mod stdio;
+pub mod subscriptions;
 pub mod tls_hint;
 pub mod token_exchange;
 

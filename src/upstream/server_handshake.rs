@@ -13,6 +13,7 @@ use mcp::json::reader::{DEPTH_CEILING, JsonReader};
 use super::UpstreamError;
 use super::entry_definitions::EntryDefinition;
 use mcp::jsonrpc::message;
+use mcp::version::HTTP_SSE;
 
 /// The capabilities that declare methods (2026-07-28, `ServerCapabilities`).
 const METHOD_CAPABILITIES: [&str; 5] = ["completions", "logging", "prompts", "resources", "tools"];
@@ -49,7 +50,8 @@ impl ServerHandshake {
     pub fn read(result: &Bytes, version: String) -> Result<Self, UpstreamError> {
         let invalid = |message: String| UpstreamError::InvalidResponse(message);
         let part = |name| message::member(result, name).map(|span| span.of(result));
-        let server_era = Era::of_version(&version);
+        // That of HTTP+SSE has no rules of its own here.
+        let server_era = if version == HTTP_SSE { Era::Legacy } else { Era::of_version(&version) };
         let mut faults = Faults::default();
         let capabilities = part("capabilities")
             .filter(|raw| raw.first() == Some(&b'{'))

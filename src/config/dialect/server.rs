@@ -219,8 +219,8 @@ fn transport(draft: &mut Draft<'_, '_>) {
             draft.translation.warn(
                 &entry.node.bytes,
                 format!(
-                    "the URL of {} ends with /sse, the path of the old HTTP+SSE transport, which this version does \
-                     not support; most such servers offer streamable HTTP too, at /mcp or at /",
+                    "the URL of {} ends with /sse, the path of the older HTTP+SSE transport: a server that speaks only \
+                     that needs `type: sse`; most offer streamable HTTP too, at /mcp or at /",
                     draft.name
                 ),
             );
@@ -233,13 +233,7 @@ fn transport(draft: &mut Draft<'_, '_>) {
         Some(ServerAccess::Http) if !["http", "streamable-http", "streamableHttp"].contains(&word) => {
             become_type(draft, &entry, "http");
         }
-        Some(ServerAccess::Sse) => {
-            let message = format!("{}.type: `sse` is not available in this version", draft.path());
-            let help = "most servers of that transport serve streamable HTTP too, often at /mcp instead of /sse: use that \
-                        URL with `type: http`;\notherwise start a bridge: {command: npx, args: [\"-y\", \"mcp-remote\", URL]}";
-            draft.translation.error_with(&entry.node.bytes, message, "expected `stdio` or `http`", help);
-            entry.node.mark_invalid();
-        }
+        Some(ServerAccess::Sse) if word != "sse" => become_type(draft, &entry, "sse"),
         Some(ServerAccess::Inside) => leave_out(draft, &entry),
         _ => {}
     }

@@ -1,5 +1,5 @@
 //! One process of a stdio server, shared by all its callers: started with a clean environment, read through
-//! its `connection`, and always ended with its descendants.
+//! its shared connection, and always ended with its descendants.
 //!
 //! All ends cover the descendants of the process (`spawn`). `stop` and the last drop do it gently, a dropped
 //! runtime at once. A server whose first process has ended is gone, whatever processes remain: these get
@@ -24,10 +24,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, error, info};
 
-use super::connection::ChildConnection;
-pub use super::connection::{ChildError, ChildProgress, ChildResponse};
+use super::pipes::{self, StderrTail};
 use super::spawn::{KillHandle, Left, wait};
 pub use super::spawn::{ServerCommand, is_own_child};
+use crate::upstream::shared_connection::SharedConnection;
+pub use crate::upstream::shared_connection::{ConnectionError, ConnectionProgress, ConnectionResponse};
 
 /// Timeout of a start, and of the end after each of: stdin closed, SIGTERM, SIGKILL.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +41,8 @@ const STDERR_TIMEOUT: Duration = Duration::from_millis(250);
 pub struct Child(Arc<ChildInner>);
 
 struct ChildInner {
-    connection: Arc<ChildConnection>,
+    connection: Arc<SharedConnection>,
+    stderr: Arc<StderrTail>,
     stop: watch::Sender<bool>,
     exited: watch::Receiver<bool>,
 }
@@ -48,9 +50,14 @@ struct ChildInner {
 impl Child {
     /// Call it on the long-lived runtime: the tasks that serve the process are spawned there. Notifications
     /// that belong to no call go to `notices` without waiting; those that find it full are lost.
-    pub async fn spawn(command: &ServerCommand, notices: mpsc::Sender<Bytes>) -> Result<Self, ChildError> {
-        let failed =
-            |source| ChildError::Spawn { program: command.program.clone(), source: command.explain(source) };
+    pub async fn spawn(
+        command: &ServerCommand,
+        notices: mpsc::Sender<Bytes>,
+    ) -> Result<Self, ConnectionError> {
+        let failed = |source| ConnectionError::Spawn {
+            program: command.program.clone(),
+            source: command.explain(source),
+        };
         let (started, start) = oneshot::channel();
         let (prepared, name) = (command.prepare(), command.name.clone());
         thread::Builder::new()
@@ -64,26 +71,29 @@ impl Child {
         let stdout = tokio::process::ChildStdout::from_std(process.stdout).map_err(failed)?;
         let stderr = tokio::process::ChildStderr::from_std(process.stderr).map_err(failed)?;
 
-        let (line, queue) = ChildConnection::new(&command.name, command.max_line, notices);
+        let (line, queue) = SharedConnection::new(&command.name, notices);
         let line = Arc::new(line);
         let (stop, asked) = watch::channel(false);
         let (exited_sender, gone) = watch::channel(false);
-        let [writes, reads, logs] = [(); 3].map(|()| Arc::clone(&line));
+        let [writes, reads] = [(); 2].map(|()| Arc::clone(&line));
+        let tail = Arc::<StderrTail>::default();
+        let (logs, name, max) = (Arc::clone(&tail), command.name.clone(), command.max_line);
         let pipes = Pipes {
-            writer: tokio::spawn(async move { writes.write(stdin, queue).await }),
-            reader: tokio::spawn(async move { reads.read(stdout).await }),
-            stderr: tokio::spawn(async move { logs.log(stderr).await }),
+            writer: tokio::spawn(async move { pipes::write(&writes, stdin, queue).await }),
+            reader: tokio::spawn(async move { pipes::read(&reads, stdout, max).await }),
+            stderr: tokio::spawn(async move { logs.log(&name, stderr).await }),
         };
         debug!(target: "toolgate::stdio", server = command.name, pid = process.pid, "the process has started");
         let supervisor = ChildSupervisor {
             name: command.name.clone(),
             connection: Arc::clone(&line),
+            stderr: Arc::clone(&tail),
             kill_handle: process.kill_handle,
             exit: process.exit,
             exited_sender,
         };
         tokio::spawn(supervisor.run(pipes, asked));
-        Ok(Self(Arc::new(ChildInner { connection: line, stop, exited: gone })))
+        Ok(Self(Arc::new(ChildInner { connection: line, stderr: tail, stop, exited: gone })))
     }
 
     /// Sends one call; `params` is one JSON value that was validated before. If the future is dropped before
@@ -93,8 +103,8 @@ impl Child {
         method: &str,
         params: Option<&[u8]>,
         timeout: Duration,
-        progress: Option<ChildProgress>,
-    ) -> Result<ChildResponse, ChildError> {
+        progress: Option<ConnectionProgress>,
+    ) -> Result<ConnectionResponse, ConnectionError> {
         self.0.connection.request(method, params, timeout, progress).await
     }
 
@@ -103,7 +113,7 @@ impl Child {
         &self,
         params: &[u8],
         notes: mpsc::Sender<Bytes>,
-    ) -> Result<ChildResponse, ChildError> {
+    ) -> Result<ConnectionResponse, ConnectionError> {
         self.0.connection.listen(params, notes).await
     }
 
@@ -113,7 +123,7 @@ impl Child {
         method: &str,
         params: Option<&[u8]>,
         timeout: Duration,
-    ) -> Result<(), ChildError> {
+    ) -> Result<(), ConnectionError> {
         self.0.connection.notify(method, params, timeout).await
     }
 
@@ -133,14 +143,14 @@ impl Child {
 
     /// The error that it accepts no more calls, with its status and last stderr lines if it ends within this
     /// time.
-    pub async fn ending(&self, time: Duration, sent: bool) -> ChildError {
+    pub async fn ending(&self, time: Duration, sent: bool) -> ConnectionError {
         let status = timeout(time, self.exited()).await.ok().flatten();
-        ChildError::Exited { status, sent, said: self.0.connection.last_stderr() }
+        ConnectionError::Exited { status, sent, said: self.0.stderr.last() }
     }
 
     /// The last lines of its standard error, as the end of a sentence.
     pub fn last_stderr(&self) -> String {
-        self.0.connection.last_stderr().as_deref().unwrap_or_default().to_owned()
+        self.0.stderr.last().as_deref().unwrap_or_default().to_owned()
     }
 
     /// Closes stdin, then sends SIGTERM, then SIGKILL, and reaps. Calls that were sent may still be answered
@@ -160,7 +170,8 @@ struct Pipes {
 /// The task that supervises the process until its end. Dropped with its runtime, it kills.
 struct ChildSupervisor {
     name: String,
-    connection: Arc<ChildConnection>,
+    connection: Arc<SharedConnection>,
+    stderr: Arc<StderrTail>,
     kill_handle: KillHandle,
     exit: watch::Receiver<Left>,
     exited_sender: watch::Sender<bool>,
@@ -222,7 +233,7 @@ impl Drop for ChildSupervisor {
     fn drop(&mut self) {
         // Before its end is reported.
         self.kill_handle.signal(libc::SIGKILL);
-        self.connection.close_input(self.exit.borrow().status);
+        self.connection.close_input(self.exit.borrow().status, self.stderr.last());
         self.exited_sender.send_replace(true);
     }
 }

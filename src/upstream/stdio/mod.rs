@@ -1,12 +1,10 @@
 //! A server that is a process: one for each era that it speaks, shared by all callers. `start` starts them.
 
 pub mod child;
-pub mod codec;
-pub mod connection;
 pub mod paced;
+pub mod pipes;
 pub mod spawn;
 pub mod start;
-pub mod subscriptions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +18,10 @@ use mcp::json::quote::quote;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
-use child::{Child, ChildError, ChildResponse};
-use subscriptions::{ResourceSubscriptions, UpdateQueue};
+use child::{Child, ConnectionError, ConnectionResponse};
 
 use super::http::era_errors::is_refused;
+use super::subscriptions::{self, ResourceSubscriptions, UpdateQueue};
 use super::{
     LISTS_CHANGED, ListChanges, ResourceUpdates, RpcOutcome, ServerHandshake, SharedSubscriptions, Upstream,
     UpstreamCall, UpstreamError, UpstreamLimits, WatchEnd, gateway_params,
@@ -102,6 +100,10 @@ impl Stdio {
         std::mem::replace(&mut *self.processes[server_era as usize].lock().await, process)
     }
 
+    async fn follow(&self, method: &str, uri: &str) -> Result<RpcOutcome, UpstreamError> {
+        follow(&self.child(Era::Legacy).await?, method, uri, self.call_timeout()).await
+    }
+
     /// A new process has no subscriptions, and no notification came for changes before it.
     pub(super) fn resubscribe(&self, child: Child) {
         let (followers, timeout) = (self.subscriptions.clone(), self.call_timeout());
@@ -125,19 +127,10 @@ async fn follow(
 ) -> Result<RpcOutcome, UpstreamError> {
     let params = format!(r#"{{"uri":{}}}"#, quote(uri));
     match child.request(method, Some(params.as_bytes()), timeout, None).await {
-        Ok(ChildResponse::Result(result)) => Ok(RpcOutcome::Result(result)),
-        Ok(ChildResponse::Error(error)) => Ok(RpcOutcome::Error(error)),
+        Ok(ConnectionResponse::Result(result)) => Ok(RpcOutcome::Result(result)),
+        Ok(ConnectionResponse::Error(error)) => Ok(RpcOutcome::Error(error)),
         Err(error) => Err(failed(error)),
     }
-}
-
-/// The resource of an update notification.
-fn updated(message: &[u8]) -> Option<String> {
-    let read = message::read(message)?;
-    let params = read.params.filter(|_| read.id.is_none())?.of(message);
-    let about = read.method?.is(message, "notifications/resources/updated");
-    let uri = message::member(params, "uri").filter(|_| about)?;
-    message::string(uri.of(params))
 }
 
 #[async_trait]
@@ -150,11 +143,11 @@ impl Upstream for Stdio {
         let child = self.child(ask.server_era).await?;
         let progress = ask.progress.and_then(|progress| {
             let (_, span) = progress.token?;
-            Some(child::ChildProgress { token: span.start..span.end, notes: progress.notes })
+            Some(child::ConnectionProgress { token: span.start..span.end, notes: progress.notes })
         });
         match child.request(ask.method, Some(&ask.params), ask.timeout, progress).await {
-            Ok(ChildResponse::Result(result)) => Ok(RpcOutcome::Result(result)),
-            Ok(ChildResponse::Error(error)) => Ok(RpcOutcome::Error(error)),
+            Ok(ConnectionResponse::Result(result)) => Ok(RpcOutcome::Result(result)),
+            Ok(ConnectionResponse::Error(error)) => Ok(RpcOutcome::Error(error)),
             Err(error) => Err(failed(error)),
         }
     }
@@ -206,8 +199,8 @@ impl ListChanges for Stdio {
                     let started = Instant::now();
                     let ended = child.listen(&listen, notes.clone()).await;
                     match ended {
-                        Ok(ChildResponse::Error(error)) if is_refused(&error) => break,
-                        Err(ChildError::Exited { .. }) => break,
+                        Ok(ConnectionResponse::Error(error)) if is_refused(&error) => break,
+                        Err(ConnectionError::Exited { .. }) => break,
                         _ => {}
                     }
                     if started.elapsed() > pause {
@@ -234,7 +227,7 @@ impl ListChanges for Stdio {
                     return Err(UpstreamError::Unreachable(format!("its process ended{text}{stderr}")));
                 }
                 Some(message) = notices.recv() => {
-                    if let Some(uri) = updated(&message).filter(|_| server_era == Era::Legacy) {
+                    if let Some(uri) = subscriptions::updated(&message).filter(|_| server_era == Era::Legacy) {
                         self.subscriptions.notify(&uri);
                     }
                     if message::is_list_change(&message) && changed.send(()).await.is_err() {
@@ -254,9 +247,9 @@ impl ResourceUpdates for Stdio {
         out: mpsc::Sender<Bytes>,
     ) -> Result<WatchEnd, UpstreamError> {
         match self.child(Era::Modern).await?.listen(&listen, out).await {
-            Ok(ChildResponse::Result(_)) | Err(ChildError::SessionClosed) => Ok(WatchEnd::Ended),
-            Ok(ChildResponse::Error(error)) if is_refused(&error) => Ok(WatchEnd::Rejected),
-            Ok(ChildResponse::Error(_)) => {
+            Ok(ConnectionResponse::Result(_)) | Err(ConnectionError::SessionClosed) => Ok(WatchEnd::Ended),
+            Ok(ConnectionResponse::Error(error)) if is_refused(&error) => Ok(WatchEnd::Rejected),
+            Ok(ConnectionResponse::Error(_)) => {
                 Err(UpstreamError::InvalidResponse("it gives no subscription now".into()))
             }
             Err(error) => Err(failed(error)),
@@ -267,26 +260,13 @@ impl ResourceUpdates for Stdio {
 #[async_trait]
 impl SharedSubscriptions for Stdio {
     async fn subscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
-        let _turn = self.subscriptions.turn.lock().await;
-        let outcome = match self.subscriptions.has(uri) {
-            true => RpcOutcome::Result(Bytes::from_static(b"{}")),
-            false => {
-                follow(&self.child(Era::Legacy).await?, "resources/subscribe", uri, self.call_timeout())
-                    .await?
-            }
-        };
-        if matches!(outcome, RpcOutcome::Result(_)) {
-            self.subscriptions.add(uri, updates);
-        }
-        Ok(outcome)
+        let request = self.follow("resources/subscribe", uri);
+        self.subscriptions.subscribe(uri, updates, request).await
     }
 
     async fn unsubscribe(&self, uri: &str, updates: &Arc<UpdateQueue>) -> Result<RpcOutcome, UpstreamError> {
-        let _turn = self.subscriptions.turn.lock().await;
-        if !self.subscriptions.remove(uri, updates) {
-            return Ok(RpcOutcome::Result(Bytes::from_static(b"{}")));
-        }
-        follow(&self.child(Era::Legacy).await?, "resources/unsubscribe", uri, self.call_timeout()).await
+        let request = self.follow("resources/unsubscribe", uri);
+        self.subscriptions.unsubscribe(uri, updates, request).await
     }
 
     async fn drop_subscriber(&self, updates: &Arc<UpdateQueue>) {
@@ -302,12 +282,13 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn failed(error: ChildError) -> UpstreamError {
+pub(super) fn failed(error: ConnectionError) -> UpstreamError {
     match error {
-        ChildError::Timeout { after, .. } => UpstreamError::TimedOut(after),
-        ChildError::InvalidResponse(why) => UpstreamError::InvalidResponse(why.into()),
-        ChildError::TooLong(limit) => UpstreamError::TooLarge(limit),
-        ChildError::Spawn { source, .. } => {
+        ConnectionError::Timeout { after, .. } => UpstreamError::TimedOut(after),
+        ConnectionError::InvalidResponse(why) => UpstreamError::InvalidResponse(why.into()),
+        ConnectionError::TooLong(limit) => UpstreamError::TooLarge(limit),
+        ConnectionError::Refused(error) => error,
+        ConnectionError::Spawn { source, .. } => {
             UpstreamError::Unreachable(format!("{error}: {source}", error = "it cannot be started"))
         }
         error => UpstreamError::Unreachable(error.to_string()),

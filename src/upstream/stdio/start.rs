@@ -19,7 +19,7 @@ use mcp::era_codec::is_of_modern_server;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::child::{ChildError, ChildResponse};
+use super::child::{ConnectionError, ConnectionResponse};
 use super::{ServerProcess, Stdio, failed};
 use crate::upstream::{ServerHandshake, UpstreamError, gateway_handshake};
 
@@ -188,13 +188,13 @@ fn probe(
     server_era: Era,
     process: ServerProcess,
     until: Instant,
-) -> impl Future<Output = (ServerProcess, Result<ChildResponse, ChildError>)> {
+) -> impl Future<Output = (ServerProcess, Result<ConnectionResponse, ConnectionError>)> {
     let (method, params) = (server_era.codec().handshake_method(), gateway_handshake(server_era));
     let left = until.saturating_duration_since(Instant::now());
     async move {
         let outcome = match process.child.request(method, Some(&params), left, None).await {
             // It closes its input before its status is known.
-            Err(ChildError::Exited { status: None, sent, .. }) => {
+            Err(ConnectionError::Exited { status: None, sent, .. }) => {
                 Err(process.child.ending(END_TIMEOUT, sent).await)
             }
             outcome => outcome,
@@ -203,9 +203,9 @@ fn probe(
     }
 }
 
-fn classify_probe(server_era: Era, outcome: Result<ChildResponse, ChildError>) -> EraProbe {
+fn classify_probe(server_era: Era, outcome: Result<ConnectionResponse, ConnectionError>) -> EraProbe {
     match (server_era, outcome) {
-        (Era::Modern, Ok(ChildResponse::Result(result))) => {
+        (Era::Modern, Ok(ConnectionResponse::Result(result))) => {
             match ServerHandshake::read(&result, Era::Modern.codec().newest_version().to_owned()) {
                 Ok(handshake) => EraProbe::Supported(handshake),
                 // An old server may have another method of that name.
@@ -213,21 +213,22 @@ fn classify_probe(server_era: Era, outcome: Result<ChildResponse, ChildError>) -
             }
         }
         // With any error: a legacy server may answer anything (2026-07-28, versioning).
-        (Era::Modern, Ok(ChildResponse::Error(error))) => EraProbe::Rejected {
+        (Era::Modern, Ok(ConnectionResponse::Error(error))) => EraProbe::Rejected {
             why: format!("it refuses `server/discover`: {}", shorten(&error)),
             free: true,
         },
         // A legacy server may never answer an unknown method. There is no further wait, but it may serve the
         // other era.
-        (Era::Modern, Err(ChildError::Timeout { after, .. })) => EraProbe::Rejected {
+        (Era::Modern, Err(ConnectionError::Timeout { after, .. })) => EraProbe::Rejected {
             why: format!("it does not answer `server/discover` within {after:?} (startup_timeout)"),
             free: true,
         },
         // Some legacy servers end on any request before `initialize`.
-        (Era::Modern, Err(ChildError::Exited { sent: true, .. } | ChildError::InvalidResponse(_))) => {
-            EraProbe::Rejected { why: "it does not survive `server/discover`".into(), free: false }
-        }
-        (Era::Legacy, Ok(ChildResponse::Result(result))) => {
+        (
+            Era::Modern,
+            Err(ConnectionError::Exited { sent: true, .. } | ConnectionError::InvalidResponse(_)),
+        ) => EraProbe::Rejected { why: "it does not survive `server/discover`".into(), free: false },
+        (Era::Legacy, Ok(ConnectionResponse::Result(result))) => {
             let version = server_era.codec().handshake_version(&result);
             let invalid = || UpstreamError::InvalidResponse("`initialize` names no revision".into());
             match version.ok_or_else(invalid).and_then(|version| ServerHandshake::read(&result, version)) {
@@ -235,7 +236,7 @@ fn classify_probe(server_era: Era, outcome: Result<ChildResponse, ChildError>) -
                 Err(error) => EraProbe::Failed(error),
             }
         }
-        (Era::Legacy, Ok(ChildResponse::Error(error))) => {
+        (Era::Legacy, Ok(ConnectionResponse::Error(error))) => {
             EraProbe::Rejected { why: shorten(&error), free: is_of_modern_server(&error) }
         }
         (_, Err(error)) => EraProbe::Failed(failed(error)),

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::time::timeout;
 
-use super::{Child, ChildError, ChildResponse, ServerCommand};
+use super::{Child, ConnectionError, ConnectionResponse, ServerCommand};
 
 #[cfg(target_os = "linux")]
 mod descendants;
@@ -64,14 +64,14 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(SOON, what).await.expect("it happens soon")
 }
 
-async fn call(child: &Child, method: &str, params: Value) -> Result<ChildResponse, ChildError> {
+async fn call(child: &Child, method: &str, params: Value) -> Result<ConnectionResponse, ConnectionError> {
     child.request(method, Some(params.to_string().as_bytes()), SOON, None).await
 }
 
-fn result(answer: Result<ChildResponse, ChildError>) -> Value {
+fn result(answer: Result<ConnectionResponse, ConnectionError>) -> Value {
     match answer.unwrap() {
-        ChildResponse::Result(raw) => serde_json::from_slice(&raw).unwrap(),
-        ChildResponse::Error(raw) => panic!("an error: {raw:?}"),
+        ConnectionResponse::Result(raw) => serde_json::from_slice(&raw).unwrap(),
+        ConnectionResponse::Error(raw) => panic!("an error: {raw:?}"),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::mpsc::Receiver;
 
 use super::{Bytes, Duration, Life, call, ends, result, soon, start, told};
-use crate::upstream::stdio::child::ChildError;
+use crate::upstream::stdio::child::ConnectionError;
 
 /// The pid in a process's notification.
 async fn pid(notices: &mut Receiver<Bytes>, who: &str) -> u32 {
@@ -38,7 +38,7 @@ async fn a_daemon_ends_before_the_crash_of_its_server_is_reported() {
     let _life = life.begins().await;
     let daemon = pid(&mut notices, "daemon").await;
     let answer = soon(call(&child, "m", json!({}))).await;
-    assert!(matches!(answer, Err(ChildError::Exited { sent: true, .. })), "{answer:?}");
+    assert!(matches!(answer, Err(ConnectionError::Exited { sent: true, .. })), "{answer:?}");
     assert_eq!(soon(child.exited()).await.unwrap().code(), Some(3));
     assert!(!is_there(daemon));
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 
 use super::{Life, SOON, call, ends, helper, result, soon, start, told};
-use crate::upstream::stdio::child::ChildError;
+use crate::upstream::stdio::child::ConnectionError;
 
 /// Two processes that neither the end of stdin nor SIGTERM ends.
 fn stubborn_family(port: u16) -> String {
@@ -29,7 +29,7 @@ async fn a_child_that_dies_fails_pending_and_new_calls() {
     let (first, second) =
         soon(async { tokio::join!(call(&child, "a", json!({})), call(&child, "b", json!({}))) }).await;
     for answer in [first, second] {
-        let Err(ChildError::Exited { status: Some(status), sent: true, .. }) = answer else {
+        let Err(ConnectionError::Exited { status: Some(status), sent: true, .. }) = answer else {
             panic!("{answer:?}")
         };
         assert_eq!(status.code(), Some(3));
@@ -37,9 +37,15 @@ async fn a_child_that_dies_fails_pending_and_new_calls() {
     assert_eq!(soon(child.exited()).await.unwrap().code(), Some(3));
     assert!(!child.is_alive());
     let refused = call(&child, "c", json!({})).await;
-    assert!(matches!(refused, Err(ChildError::Exited { status: Some(_), sent: false, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ConnectionError::Exited { status: Some(_), sent: false, .. })),
+        "{refused:?}"
+    );
     let refused = child.notify("c", None, SOON).await;
-    assert!(matches!(refused, Err(ChildError::Exited { status: Some(_), sent: false, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ConnectionError::Exited { status: Some(_), sent: false, .. })),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -76,7 +82,7 @@ async fn a_process_that_left_the_group_delays_no_call() {
         format!("signal.signal(SIGTERM, SIG_IGN); life = live({port}); os.write(go, b'x'); forever()");
     let (child, _notices) = start(&format!("{ESCAPE}{stays}")).await;
     let (answer, life) = tokio::join!(call(&child, "m", json!({})), life.begins());
-    assert!(matches!(answer, Err(ChildError::Exited { status: Some(_), sent: true, .. })), "{answer:?}");
+    assert!(matches!(answer, Err(ConnectionError::Exited { status: Some(_), sent: true, .. })), "{answer:?}");
     // It can be found on Linux only.
     if cfg!(target_os = "linux") {
         ends(life).await;
@@ -171,7 +177,7 @@ fn a_dropped_runtime_takes_the_child_with_it() {
     });
     drop(theirs);
     let waiting = ours.block_on(waiting).unwrap();
-    assert!(matches!(waiting, Err(ChildError::Exited { .. })), "{waiting:?}");
+    assert!(matches!(waiting, Err(ConnectionError::Exited { .. })), "{waiting:?}");
     ours.block_on(async {
         soon(child.exited()).await;
         for life in lives {

@@ -8,8 +8,8 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::{Life, SOON, call, ends, python, result, soon, start, told};
-use crate::upstream::stdio::child::{Child, ChildError, ChildProgress, ChildResponse};
-use crate::upstream::stdio::codec::{LineRead, LineReader};
+use crate::upstream::shared_connection::codec::{LineRead, LineReader};
+use crate::upstream::stdio::child::{Child, ConnectionError, ConnectionProgress, ConnectionResponse};
 
 const ECHO: &str = r#"
 for line in sys.stdin:
@@ -21,7 +21,7 @@ async fn the_answer_is_the_bytes_that_the_server_wrote() {
     let (child, _notices) = start(ECHO).await;
     let answer = child.request("tools/call", Some(br#"{"a" : 1.0}"#), SOON, None).await.unwrap();
     let sent = r#"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"a\" : 1.0}}\n"#;
-    assert_eq!(answer, ChildResponse::Result(format!(r#"{{"line":"{sent}", "n":1.50e2}}"#).into()));
+    assert_eq!(answer, ConnectionResponse::Result(format!(r#"{{"line":"{sent}", "n":1.50e2}}"#).into()));
     let answer = child.request("a\"b\nc", None, SOON, None).await;
     assert_eq!(result(answer)["line"], "{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"a\\\"b\\nc\"}\n");
 }
@@ -69,8 +69,8 @@ forever()
     .await;
     let (first, second) =
         soon(async { tokio::join!(call(&child, "a", json!({})), call(&child, "b", json!({}))) }).await;
-    assert_eq!(first.unwrap(), ChildResponse::Error(r#"{"code":-1, "message":"no"}"#.into()));
-    assert_eq!(second.unwrap(), ChildResponse::Result("{}".into()));
+    assert_eq!(first.unwrap(), ConnectionResponse::Error(r#"{"code":-1, "message":"no"}"#.into()));
+    assert_eq!(second.unwrap(), ConnectionResponse::Result("{}".into()));
 }
 
 #[tokio::test]
@@ -100,9 +100,9 @@ async fn initialize_is_not_cancelled_but_a_timeout_is() {
     let (child, mut notices) = start(r#"for words in heard(): note(words["method"])"#).await;
     let short = Duration::from_millis(300);
     let late = child.request("initialize", None, short, None).await;
-    assert!(matches!(late, Err(ChildError::Timeout { sent: true, .. })), "{late:?}");
+    assert!(matches!(late, Err(ConnectionError::Timeout { sent: true, .. })), "{late:?}");
     let late = child.request("tools/call", None, short, None).await;
-    assert!(matches!(late, Err(ChildError::Timeout { sent: true, .. })), "{late:?}");
+    assert!(matches!(late, Err(ConnectionError::Timeout { sent: true, .. })), "{late:?}");
     for expected in ["initialize", "tools/call", "notifications/cancelled"] {
         assert_eq!(told(&mut notices).await.0, expected);
     }
@@ -132,7 +132,7 @@ forever()
             let params = format!(r#"{{"_meta":{{"progressToken" : {token} }},"name":"{name}"}}"#);
             let at = params.find(token).unwrap();
             let (notes, mut noted) = mpsc::channel(4);
-            let progress = ChildProgress { token: at..at + token.len(), notes };
+            let progress = ConnectionProgress { token: at..at + token.len(), notes };
             result(child.request("m", Some(params.as_bytes()), SOON, Some(progress)).await);
             let note = noted.try_recv().expect("it came before the answer");
             assert!(noted.recv().await.is_none());
@@ -152,9 +152,9 @@ forever()
 #[tokio::test]
 async fn a_token_that_is_not_there_is_refused() {
     let (child, _notices) = start(ECHO).await;
-    let progress = ChildProgress { token: 5..9, notes: mpsc::channel(1).0 };
+    let progress = ConnectionProgress { token: 5..9, notes: mpsc::channel(1).0 };
     let refused = child.request("m", Some(b"{}"), SOON, Some(progress)).await;
-    assert!(matches!(refused, Err(ChildError::TokenRequired)), "{refused:?}");
+    assert!(matches!(refused, Err(ConnectionError::TokenRequired)), "{refused:?}");
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ for words in heard():
         r#"{"jsonrpc":"2.0","result":{"id":999},"id":ID,"more":tru}"#,
     ] {
         let answer = call(&child, "m", json!({"say": nonsense})).await;
-        assert!(matches!(answer, Err(ChildError::InvalidResponse(_))), "{nonsense}: {answer:?}");
+        assert!(matches!(answer, Err(ConnectionError::InvalidResponse(_))), "{nonsense}: {answer:?}");
     }
 }
 
@@ -218,8 +218,8 @@ forever()
     let child = Child::spawn(&python(script), mpsc::channel(9).0).await.unwrap();
     let ask = || call(&child, "m", json!({}));
     let (head, tail, other) = soon(async { tokio::join!(ask(), ask(), ask()) }).await;
-    assert!(matches!(head, Err(ChildError::TooLong(1_048_576))), "{head:?}");
-    assert!(matches!(tail, Err(ChildError::TooLong(1_048_576))), "{tail:?}");
+    assert!(matches!(head, Err(ConnectionError::TooLong(1_048_576))), "{head:?}");
+    assert!(matches!(tail, Err(ConnectionError::TooLong(1_048_576))), "{tail:?}");
     assert_eq!(result(other), json!({}));
 }
 
@@ -276,7 +276,8 @@ for words in heard(): note("reply", words=words)
     let (_, ping) = told(&mut notices).await;
     assert_eq!(ping["words"], json!({"jsonrpc": "2.0", "id": "a\n", "result": {}}));
     let (_, sampling) = told(&mut notices).await;
-    let message = "the gateway does not offer sampling/\"create to a shared stdio server";
+    let message =
+        "the gateway does not offer sampling/\"create to a server whose connection all callers share";
     let error = json!({"code": -32601, "message": message});
     assert_eq!(sampling["words"], json!({"jsonrpc": "2.0", "id": 1, "error": error}));
 }
@@ -292,7 +293,7 @@ for words in heard():
     )
     .await;
     let ended = call(&child, "subscriptions/listen", json!({})).await;
-    assert!(matches!(ended, Err(ChildError::SessionClosed)), "{ended:?}");
+    assert!(matches!(ended, Err(ConnectionError::SessionClosed)), "{ended:?}");
     // A server that cancels any other id means a request of its own.
     assert_eq!(result(call(&child, "tools/call", json!({})).await), json!({}));
 }
@@ -334,13 +335,13 @@ async fn a_child_that_does_not_read_delays_no_call_for_ever() {
     // The first is stuck half-way; the second and the notification wait for space.
     let (first, second, notified) =
         tokio::join!(ask(Some(big.as_bytes())), ask(None), child.notify("n", None, short));
-    assert!(matches!(first, Err(ChildError::Timeout { sent: true, .. })), "{first:?}");
-    assert!(matches!(second, Err(ChildError::Timeout { sent: false, .. })), "{second:?}");
-    assert!(matches!(notified, Err(ChildError::Timeout { sent: false, .. })), "{notified:?}");
+    assert!(matches!(first, Err(ConnectionError::Timeout { sent: true, .. })), "{first:?}");
+    assert!(matches!(second, Err(ConnectionError::Timeout { sent: false, .. })), "{second:?}");
+    assert!(matches!(notified, Err(ConnectionError::Timeout { sent: false, .. })), "{notified:?}");
     assert!(child.is_alive());
     // Closing its stdin does not end it, SIGTERM does.
     let (waiting, status) = tokio::join!(child.request("m", None, SOON, None), child.stop());
-    assert!(matches!(waiting, Err(ChildError::Exited { sent: false, .. })), "{waiting:?}");
+    assert!(matches!(waiting, Err(ConnectionError::Exited { sent: false, .. })), "{waiting:?}");
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status.unwrap()), Some(libc::SIGTERM));
     ends(life).await;
 }
@@ -362,8 +363,8 @@ for words in heard(): note(words["method"])
         child.request("stuck", Some(big.as_bytes()), short, None),
         child.request("queued", None, short, None)
     );
-    assert!(matches!(stuck, Err(ChildError::Timeout { sent: true, .. })), "{stuck:?}");
-    assert!(matches!(queued, Err(ChildError::Timeout { sent: false, .. })), "{queued:?}");
+    assert!(matches!(stuck, Err(ConnectionError::Timeout { sent: true, .. })), "{stuck:?}");
+    assert!(matches!(queued, Err(ConnectionError::Timeout { sent: false, .. })), "{queued:?}");
     child.notify("last", None, SOON).await.unwrap();
     // SAFETY: the process is ours and alive.
     unsafe { libc::kill(ready["pid"].as_i64().unwrap() as i32, libc::SIGUSR1) };

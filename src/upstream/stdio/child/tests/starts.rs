@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{SOON, call, helper, python, result, start};
-use crate::upstream::stdio::child::{Child, ChildError, ServerCommand};
+use crate::upstream::stdio::child::{Child, ConnectionError, ServerCommand};
 
 #[tokio::test]
 async fn stderr_is_logged_by_the_line_and_never_blocks() {
@@ -74,7 +74,7 @@ async fn what_cannot_be_started_is_named() {
             ..python("")
         };
         let (notices, _heard) = mpsc::channel(1);
-        let Err(ChildError::Spawn { source, .. }) = Child::spawn(&command, notices).await else {
+        let Err(ConnectionError::Spawn { source, .. }) = Child::spawn(&command, notices).await else {
             panic!("{program} is started");
         };
         assert_eq!(source.to_string(), message);

@@ -1,11 +1,15 @@
-//! Resource subscriptions at a process that serves all callers, in the legacy era. The process has one
+//! Resource subscriptions at a server whose connection all callers share, in the legacy era. The server has one
 //! client. It gets one subscribe request for each resource, from the first subscriber, and one unsubscribe
 //! request, from the last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
+use mcp::jsonrpc::message;
 use tokio::sync::Notify;
+
+use super::{RpcOutcome, UpstreamError};
 
 /// URIs that may wait for one session; updates beyond that are lost.
 const MAX_URIS: usize = 1024;
@@ -13,7 +17,7 @@ const MAX_URIS: usize = 1024;
 #[derive(Default)]
 pub struct ResourceSubscriptions {
     by_uri: Mutex<BTreeMap<String, Vec<Arc<UpdateQueue>>>>,
-    /// Locked during a request to the process, so that the last unsubscribe arrives before the next first
+    /// Locked during a request to the server, so that the last unsubscribe arrives before the next first
     /// subscribe.
     pub turn: tokio::sync::Mutex<()>,
 }
@@ -52,6 +56,38 @@ impl ResourceSubscriptions {
     /// Whether there is a subscriber of this resource.
     pub fn has(&self, uri: &str) -> bool {
         self.all().contains_key(uri)
+    }
+
+    /// Subscribes to a resource for one caller; `request` is awaited only if the server must be asked.
+    pub async fn subscribe(
+        &self,
+        uri: &str,
+        updates: &Arc<UpdateQueue>,
+        request: impl Future<Output = Result<RpcOutcome, UpstreamError>> + Send,
+    ) -> Result<RpcOutcome, UpstreamError> {
+        let _turn = self.turn.lock().await;
+        let outcome = match self.has(uri) {
+            true => RpcOutcome::Result(Bytes::from_static(b"{}")),
+            false => request.await?,
+        };
+        if matches!(outcome, RpcOutcome::Result(_)) {
+            self.add(uri, updates);
+        }
+        Ok(outcome)
+    }
+
+    /// Unsubscribes that caller from it.
+    pub async fn unsubscribe(
+        &self,
+        uri: &str,
+        updates: &Arc<UpdateQueue>,
+        request: impl Future<Output = Result<RpcOutcome, UpstreamError>> + Send,
+    ) -> Result<RpcOutcome, UpstreamError> {
+        let _turn = self.turn.lock().await;
+        if !self.remove(uri, updates) {
+            return Ok(RpcOutcome::Result(Bytes::from_static(b"{}")));
+        }
+        request.await
     }
 
     pub fn add(&self, uri: &str, updates: &Arc<UpdateQueue>) {
@@ -104,6 +140,15 @@ impl ResourceSubscriptions {
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Arc<UpdateQueue>>>> {
         self.by_uri.lock().expect("no holder of the lock panics")
     }
+}
+
+/// The resource of an update notification.
+pub fn updated(message: &[u8]) -> Option<String> {
+    let read = message::read(message)?;
+    let params = read.params.filter(|_| read.id.is_none())?.of(message);
+    let about = read.method?.is(message, "notifications/resources/updated");
+    let uri = message::member(params, "uri").filter(|_| about)?;
+    message::string(uri.of(params))
 }
 
 #[cfg(test)]

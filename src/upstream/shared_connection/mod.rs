@@ -1,12 +1,13 @@
-//! A JSON-RPC connection over the pipes of one process, shared by all its callers.
+//! A JSON-RPC connection to one server, shared by all its callers: over the pipes of a process (`stdio`), or
+//! over an event stream (`sse`), which carry the messages.
 //!
 //! Every call gets an id (and progress token) of the gateway's own, since two callers may choose the same.
 //! Responses are slices of the bytes that were read, never rebuilt. Five MCP messages are handled here
 //! (progress, cancelled, ping, initialize, listen), because they concern the connection itself. It does no
-//! handshake, keeps no era, repeats nothing, and does not start or end the process: `child` does.
+//! handshake, keeps no era, repeats nothing, and opens and ends no transport.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,33 +17,23 @@ use std::{io, mem};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
+use crate::upstream::UpstreamError;
 use crate::upstream::call_timer::CallTimer;
-use crate::upstream::client_message;
 
-use super::codec::{
-    CHUNK, HEAD, LineRead, LineReader, LogQuota, OversizeScan, ParamsView, RawMessage, encode, quote,
-    span_in, splice,
-};
-use super::paced::Paced;
+use codec::{LogQuota, OversizeScan, ParamsView, RawMessage, encode, quote, span_in, splice};
 
+pub mod codec;
 mod incoming;
 
 const LISTEN: &str = "subscriptions/listen";
-/// Limit of the queue for a process that does not read: this many bytes, or one message if that is longer.
+/// Limit of the queue for a server that does not read: this many bytes, or one message if that is longer.
 const MAX_QUEUE_BYTES: usize = 1 << 20;
-/// Lines of standard error that are reported of a process that has ended.
-const STDERR_TAIL_LINES: usize = 6;
-/// Bytes of standard error that are read in a second: more than people read, and little work. A process that
-/// writes more waits.
-const STDERR_RATE: usize = 1 << 20;
-
 /// The response of the server, a slice of its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChildResponse {
+pub enum ConnectionResponse {
     Result(Bytes),
     Error(Bytes),
 }
@@ -51,14 +42,14 @@ pub enum ChildResponse {
 /// Sending never waits: those that find the channel full are lost. All that came before the response are in
 /// the channel when the response is returned.
 #[derive(Debug)]
-pub struct ChildProgress {
+pub struct ConnectionProgress {
     pub token: Range<usize>,
     pub notes: mpsc::Sender<Bytes>,
 }
 
 /// `sent` says whether the server may have read the call: one that was not sent may be repeated elsewhere.
 #[derive(Debug, thiserror::Error)]
-pub enum ChildError {
+pub enum ConnectionError {
     #[error("cannot start `{program}`")]
     Spawn { program: String, source: io::Error },
     #[error("the server process has ended or is being stopped ({}){}", status.map_or_else(|| "no status yet".into(), |s| s.to_string()), .said.as_deref().unwrap_or_default())]
@@ -69,15 +60,17 @@ pub enum ChildError {
     InvalidResponse(&'static str),
     #[error("the server's answer is longer than {0} bytes")]
     TooLong(usize),
+    /// The message of this call was not accepted.
+    #[error("{0}")]
+    Refused(UpstreamError),
     #[error("the server ended the subscription")]
     SessionClosed,
     #[error("the progress token is not where the caller says")]
     TokenRequired,
 }
 
-pub(crate) struct ChildConnection {
+pub(crate) struct SharedConnection {
     server: String,
-    max: usize,
     last: AtomicU64,
     calls: Mutex<PendingCalls>,
     /// Unbounded for messages that must not wait (a cancellation, once for each call that was sent); calls
@@ -86,22 +79,20 @@ pub(crate) struct ChildConnection {
     space: Arc<Semaphore>,
     notices: mpsc::Sender<Bytes>,
     dropped: AtomicU64,
-    /// The last lines of its standard error.
-    stderr_tail: Mutex<VecDeque<String>>,
-    /// It was logged that the process writes invalid messages.
+    /// It was logged that the server sends invalid messages.
     warned: AtomicBool,
 }
 
 struct PendingCalls {
     open: bool,
     status: Option<ExitStatus>,
-    /// Its last stderr lines, once it has ended.
+    /// More about its end, as the end of a sentence.
     said: Option<Arc<str>>,
     waiting: HashMap<u64, PendingCall>,
 }
 
 struct PendingCall {
-    answer: oneshot::Sender<Result<ChildResponse, ChildError>>,
+    answer: oneshot::Sender<Result<ConnectionResponse, ConnectionError>>,
     progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
     /// Progress restarts its timeout.
     timer: Arc<CallTimer>,
@@ -109,31 +100,29 @@ struct PendingCall {
     listens: bool,
 }
 
+/// A message to the server, with a line break at its end.
 pub(crate) struct OutgoingLine {
-    line: Vec<u8>,
-    call: Option<u64>,
+    pub line: Vec<u8>,
+    /// The call that it is.
+    pub call: Option<u64>,
+    /// The call that it cancels.
+    pub cancels: Option<u64>,
     _space: Option<OwnedSemaphorePermit>,
 }
 
-impl ChildConnection {
-    /// The second half belongs to `write`.
-    pub fn new(
-        server: &str,
-        max: usize,
-        notices: mpsc::Sender<Bytes>,
-    ) -> (Self, mpsc::UnboundedReceiver<OutgoingLine>) {
+impl SharedConnection {
+    /// The second half belongs to the transport.
+    pub fn new(server: &str, notices: mpsc::Sender<Bytes>) -> (Self, mpsc::UnboundedReceiver<OutgoingLine>) {
         let (queue, outgoing) = mpsc::unbounded_channel();
         let calls = PendingCalls { open: true, status: None, said: None, waiting: HashMap::new() };
         let line = Self {
             server: server.to_owned(),
-            max,
             last: AtomicU64::new(0),
             calls: Mutex::new(calls),
             queue,
             space: Arc::new(Semaphore::new(MAX_QUEUE_BYTES)),
             notices,
             dropped: AtomicU64::new(0),
-            stderr_tail: Mutex::default(),
             warned: AtomicBool::new(false),
         };
         (line, outgoing)
@@ -144,13 +133,13 @@ impl ChildConnection {
         method: &str,
         params: Option<&[u8]>,
         timeout: Duration,
-        progress: Option<ChildProgress>,
-    ) -> Result<ChildResponse, ChildError> {
+        progress: Option<ConnectionProgress>,
+    ) -> Result<ConnectionResponse, ConnectionError> {
         let span = progress.as_ref().map(|progress| progress.token.clone());
         let progress = match progress {
-            Some(ChildProgress { token, notes }) => {
+            Some(ConnectionProgress { token, notes }) => {
                 let token = params.and_then(|params| params.get(token)).filter(|token| !token.is_empty());
-                let token = token.ok_or(ChildError::TokenRequired)?;
+                let token = token.ok_or(ConnectionError::TokenRequired)?;
                 Some((Bytes::copy_from_slice(token), notes))
             }
             None => None,
@@ -163,7 +152,7 @@ impl ChildConnection {
         &self,
         params: &[u8],
         notes: mpsc::Sender<Bytes>,
-    ) -> Result<ChildResponse, ChildError> {
+    ) -> Result<ConnectionResponse, ConnectionError> {
         self.exchange(LISTEN, Some(params), Duration::MAX, None, Some((Bytes::new(), notes))).await
     }
 
@@ -174,7 +163,7 @@ impl ChildConnection {
         timeout: Duration,
         span: Option<Range<usize>>,
         progress: Option<(Bytes, mpsc::Sender<Bytes>)>,
-    ) -> Result<ChildResponse, ChildError> {
+    ) -> Result<ConnectionResponse, ConnectionError> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (answer, answered) = oneshot::channel();
         let (listens, timer) = (method == LISTEN, Arc::new(CallTimer::default()));
@@ -186,14 +175,19 @@ impl ChildConnection {
             if let Ok(space) = self.space(method, params).await {
                 let line = encode(Some(id), method, params, span);
                 // The queue is gone only with the process, and then the response says so.
-                let _ = self.queue.send(OutgoingLine { line, call: Some(id), _space: Some(space) });
+                let _ = self.queue.send(OutgoingLine {
+                    line,
+                    call: Some(id),
+                    cancels: None,
+                    _space: Some(space),
+                });
             }
             answered.await
         };
         tokio::select! {
-            answer = exchange => answer.unwrap_or(Err(ChildError::Exited { status: None, sent: true, said: None })),
+            answer = exchange => answer.unwrap_or(Err(ConnectionError::Exited { status: None, sent: true, said: None })),
             () = timer.expired(timeout) => {
-                Err(ChildError::Timeout { after: timeout, sent: call_ticket.abandon("timed out") })
+                Err(ConnectionError::Timeout { after: timeout, sent: call_ticket.abandon("timed out") })
             }
         }
     }
@@ -204,14 +198,16 @@ impl ChildConnection {
         method: &str,
         params: Option<&[u8]>,
         timeout: Duration,
-    ) -> Result<(), ChildError> {
+    ) -> Result<(), ConnectionError> {
         let space = tokio::time::timeout(timeout, self.space(method, params))
             .await
-            .map_err(|_| ChildError::Timeout { after: timeout, sent: false })?;
+            .map_err(|_| ConnectionError::Timeout { after: timeout, sent: false })?;
         let line = encode(None, method, params, None);
         space
             .ok()
-            .and_then(|space| self.queue.send(OutgoingLine { line, call: None, _space: Some(space) }).ok())
+            .and_then(|space| {
+                self.queue.send(OutgoingLine { line, call: None, cancels: None, _space: Some(space) }).ok()
+            })
             .ok_or_else(|| self.calls().exited(false))
     }
 
@@ -233,15 +229,14 @@ impl ChildConnection {
         let mut calls = self.calls();
         calls.open = false;
         for (_, call) in calls.waiting.extract_if(|_, call| !call.sent) {
-            let _ = call.answer.send(Err(ChildError::Exited { status: None, sent: false, said: None }));
+            let _ = call.answer.send(Err(ConnectionError::Exited { status: None, sent: false, said: None }));
         }
         self.space.close();
     }
 
-    /// The process is gone: all pending calls fail.
-    pub fn close_input(&self, status: Option<ExitStatus>) {
+    /// The server is gone: all pending calls fail. `said`: more about it, as the end of a sentence.
+    pub fn close_input(&self, status: Option<ExitStatus>, said: Option<Arc<str>>) {
         self.close();
-        let said = self.last_stderr();
         let mut calls = self.calls();
         (calls.status, calls.said) = (status, said);
         for (_, call) in mem::take(&mut calls.waiting) {
@@ -249,64 +244,18 @@ impl ChildConnection {
         }
     }
 
-    /// Writes the queue until the process no longer reads it.
-    pub async fn write(&self, to: impl AsyncWrite + Unpin, mut queue: mpsc::UnboundedReceiver<OutgoingLine>) {
-        let mut to = BufWriter::with_capacity(CHUNK, to);
-        while let Some(message) = queue.recv().await {
-            // A call that was given up before its turn is not sent at all.
-            if message.call.is_none_or(|id| self.log_exit(id)) && to.write_all(&message.line).await.is_err() {
-                return;
-            }
-            if queue.is_empty() && to.flush().await.is_err() {
-                return;
-            }
-        }
+    /// Whether a message is to be sent now. A call that was given up before its turn is not sent at all.
+    pub fn begin(&self, message: &OutgoingLine) -> bool {
+        message.call.is_none_or(|id| self.mark_sent(id))
     }
 
-    /// Reads all output of the process until its end. Waits only for the process.
-    pub async fn read(&self, from: impl AsyncRead + Unpin) {
-        let mut lines = LineReader::new(from, self.max);
-        let mut log = LogQuota::new();
-        while let Ok(Some(line)) = lines.next().await {
-            match line {
-                LineRead::Line(line) => self.on_line(&line, &mut log),
-                LineRead::TooLong { head, id } => {
-                    self.log_invalid("dropped a line that is too long", &head, &mut log);
-                    self.finish(id, Err(ChildError::TooLong(self.max)));
-                }
-            }
-        }
+    /// A message that is longer than permitted, and the call that it answers.
+    pub fn too_long(&self, head: &[u8], id: Option<u64>, max: usize, log: &mut LogQuota) {
+        self.log_invalid("dropped a line that is too long", head, log);
+        self.finish(id, Err(ConnectionError::TooLong(max)));
     }
 
-    /// Its last stderr lines, as the end of a sentence; `None` if there were none.
-    pub fn last_stderr(&self) -> Option<Arc<str>> {
-        let lines = self.stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        (!lines.is_empty()).then(|| format!("; its last words: {}", lines.join(" | ")).into())
-    }
-
-    /// Logs stderr: text for people, which the specification says is no sign of an error. Its last lines may
-    /// explain why a process has ended.
-    pub async fn log(&self, stderr: impl AsyncRead + Unpin) {
-        let mut lines = LineReader::new(Paced::new(stderr, STDERR_RATE, Duration::from_secs(1)), HEAD);
-        let mut quota = LogQuota::new();
-        while let Ok(Some(LineRead::Line(line) | LineRead::TooLong { head: line, .. })) = lines.next().await {
-            let text = String::from_utf8_lossy(&line);
-            let short = client_message(&text);
-            if is_forwarded_notification(&short) {
-                let mut message = self.stderr_tail.lock().unwrap_or_else(PoisonError::into_inner);
-                if message.len() == STDERR_TAIL_LINES {
-                    message.pop_front();
-                }
-                message.push_back(short);
-            }
-            if let Some(suppressed) = quota.take() {
-                debug!(target: "toolgate::stdio", server = self.server, suppressed, "{}", text.trim_end());
-            }
-        }
-    }
-
-    fn insert(&self, id: u64, call: PendingCall) -> Result<(), ChildError> {
+    fn insert(&self, id: u64, call: PendingCall) -> Result<(), ConnectionError> {
         let mut calls = self.calls();
         if !calls.open {
             return Err(calls.exited(false));
@@ -316,14 +265,14 @@ impl ChildConnection {
     }
 
     /// A response that no call waits for is late (its call was cancelled): dropped silently.
-    fn finish(&self, id: Option<u64>, answer: Result<ChildResponse, ChildError>) {
+    pub fn finish(&self, id: Option<u64>, answer: Result<ConnectionResponse, ConnectionError>) {
         let call = id.and_then(|id| self.calls().waiting.remove(&id));
         if let Some(call) = call {
             let _ = call.answer.send(answer);
         }
     }
 
-    fn log_exit(&self, id: u64) -> bool {
+    fn mark_sent(&self, id: u64) -> bool {
         match self.calls().waiting.entry(id) {
             Entry::Occupied(mut call) => !mem::replace(&mut call.get_mut().sent, true),
             Entry::Vacant(_) => false,
@@ -356,14 +305,14 @@ impl ChildConnection {
 }
 
 impl PendingCalls {
-    fn exited(&self, sent: bool) -> ChildError {
-        ChildError::Exited { status: self.status, sent, said: self.said.clone() }
+    fn exited(&self, sent: bool) -> ConnectionError {
+        ConnectionError::Exited { status: self.status, sent, said: self.said.clone() }
     }
 }
 
 /// Held while a call waits for its response; dropped without one, it cancels the call.
 struct CallTicket<'a> {
-    connection: &'a ChildConnection,
+    connection: &'a SharedConnection,
     id: u64,
     cancels: bool,
 }
@@ -375,7 +324,12 @@ impl CallTicket<'_> {
         if call.sent && self.cancels {
             let params = format!(r#"{{"requestId":{},"reason":"{reason}"}}"#, self.id);
             let line = encode(None, "notifications/cancelled", Some(params.as_bytes()), None);
-            let _ = self.connection.queue.send(OutgoingLine { line, call: None, _space: None });
+            let _ = self.connection.queue.send(OutgoingLine {
+                line,
+                call: None,
+                cancels: Some(self.id),
+                _space: None,
+            });
         }
         call.sent
     }
@@ -385,11 +339,6 @@ impl Drop for CallTicket<'_> {
     fn drop(&mut self) {
         self.abandon("the caller is gone");
     }
-}
-
-/// Whether a line may explain why a process has ended: stack frames and braces do not.
-fn is_forwarded_notification(line: &str) -> bool {
-    !line.starts_with("at ") && line.chars().any(char::is_alphanumeric)
 }
 
 fn permits(bytes: usize) -> u32 {

@@ -1,9 +1,10 @@
-//! Output of a process: responses go to their calls, notifications and requests to their handlers.
+//! Messages of the server: responses go to their calls, notifications and requests to their handlers.
 
 use super::*;
 
-impl ChildConnection {
-    pub(super) fn on_line(&self, line: &Bytes, log: &mut LogQuota) {
+impl SharedConnection {
+    /// Handles one message, or a batch of them. It never waits.
+    pub fn on_line(&self, line: &Bytes, log: &mut LogQuota) {
         let line = &line.slice_ref(line.trim_ascii());
         match line.first() {
             None => return,
@@ -26,7 +27,7 @@ impl ChildConnection {
                 }
                 let mut scan = OversizeScan::default();
                 scan.feed(line);
-                self.finish(scan.id(), Err(ChildError::InvalidResponse("not JSON-RPC")));
+                self.finish(scan.id(), Err(ConnectionError::InvalidResponse("not JSON-RPC")));
             }
             Some(_) => {}
         }
@@ -35,7 +36,7 @@ impl ChildConnection {
 
     fn on_message(&self, line: &Bytes, message: &RawMessage<'_>, log: &mut LogQuota) {
         let id = message.id.and_then(|id| id.get().parse().ok());
-        let fail_invalid = |why| self.finish(id, Err(ChildError::InvalidResponse(why)));
+        let fail_invalid = |why| self.finish(id, Err(ConnectionError::InvalidResponse(why)));
         let object =
             |raw: &RawValue| raw.get().starts_with('{').then(|| line.slice_ref(raw.get().as_bytes()));
         match message {
@@ -53,12 +54,12 @@ impl ChildConnection {
                 self.decline(method, id.get());
             }
             RawMessage { method: None, result: Some(result), error: None, .. } => match object(result) {
-                Some(result) => self.finish(id, Ok(ChildResponse::Result(result))),
+                Some(result) => self.finish(id, Ok(ConnectionResponse::Result(result))),
                 None => fail_invalid("the result is not an object"),
             },
             RawMessage { method: None, result: None, error: Some(error), id: Some(_), .. } => {
                 match object(error) {
-                    Some(error) => self.finish(id, Ok(ChildResponse::Error(error))),
+                    Some(error) => self.finish(id, Ok(ConnectionResponse::Error(error))),
                     None => fail_invalid("the error is not an object"),
                 }
             }
@@ -91,7 +92,7 @@ impl ChildConnection {
             // How a modern server ends a subscription. An old one means a request of its own, whose id may
             // equal ours.
             "notifications/cancelled" if number(about.request).is_some_and(|id| self.listens(id)) => {
-                self.finish(number(about.request), Err(ChildError::SessionClosed));
+                self.finish(number(about.request), Err(ConnectionError::SessionClosed));
             }
             _ => {
                 let listen = number(about.subscription()).filter(|id| self.listens(*id));
@@ -105,22 +106,25 @@ impl ChildConnection {
         }
     }
 
-    /// A shared process has no single client to sample or to elicit from. The request is declined; if the
-    /// process does not read, silently.
+    /// A shared connection has no single client to sample or to elicit from. The request is declined; if the
+    /// server does not read, silently.
     fn decline(&self, method: &str, id: &str) {
         let mut line = format!(r#"{{"jsonrpc":"2.0","id":{id},"#).into_bytes();
         if method == "ping" {
             line.extend_from_slice(br#""result":{}}"#);
         } else {
             let short: String = method.chars().take(100).collect();
-            let message = format!("the gateway does not offer {short} to a shared stdio server");
+            let message =
+                format!("the gateway does not offer {short} to a server whose connection all callers share");
             line.extend_from_slice(br#""error":{"code":-32601,"message":"#);
             quote(&mut line, &message);
             line.extend_from_slice(b"}}");
         }
         line.push(b'\n');
         match Arc::clone(&self.space).try_acquire_many_owned(permits(line.len())) {
-            Ok(space) => drop(self.queue.send(OutgoingLine { line, call: None, _space: Some(space) })),
+            Ok(space) => {
+                drop(self.queue.send(OutgoingLine { line, call: None, cancels: None, _space: Some(space) }))
+            }
             Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
         }
     }
@@ -130,9 +134,9 @@ impl ChildConnection {
         let start = String::from_utf8_lossy(&line[..line.len().min(200)]);
         let line = start.trim_end();
         if self.warned.swap(true, Ordering::Relaxed) {
-            debug!(target: "toolgate::stdio", server = self.server, suppressed, %line, "{what}");
+            debug!(server = self.server, suppressed, %line, "{what}");
         } else {
-            warn!(target: "toolgate::stdio", server = self.server, %line, "{what}; further such lines are told at debug");
+            warn!(server = self.server, %line, "{what}; further such lines are told at debug");
         }
     }
 }

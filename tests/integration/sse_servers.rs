@@ -40,7 +40,7 @@ async fn is_up(gateway: &Gateway, server: &str, up: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tools_of_sse_servers_of_both_sdks_are_called() {
+async fn clients_of_both_eras_call_the_tools_of_sse_servers_of_both_sdks() {
     let ports = [free_port(), free_port()];
     let (_python, _typescript) = (python_server(ports[0]), typescript_server(ports[1]));
     let gateway = Gateway::start(&servers(&[("py", ports[0]), ("ts", ports[1])])).await;
@@ -51,17 +51,26 @@ async fn tools_of_sse_servers_of_both_sdks_are_called() {
         step("py__steps", json!({"count": 3}), "3 steps"),
         // One connection serves all callers, so the server has no client to ask.
         step("py__roots", json!({}), "refused: "),
-        step("py__fails", json!({}), "as it should"),
+        step("py__fails", json!({}), "Error executing tool fails"),
         step("ts__echo", json!({"message": "hi"}), "Echo: hi"),
         step("ts__get-sum", json!({"a": 2, "b": 3}), "The sum of 2 and 3 is 5"),
     ];
     let url = gateway.url("/mcp");
-    for sdk in [Sdk::Python, Sdk::TypeScript] {
-        let ran = run(sdk, &url, "legacy", &plan).await;
+    let modes = [
+        (Sdk::Python, "legacy", "2025-11-25"),
+        (Sdk::Python, "auto", "2026-07-28"),
+        (Sdk::TypeScript, "legacy", "2025-11-25"),
+        (Sdk::TypeScript, "modern", "2026-07-28"),
+    ];
+    for (sdk, mode, version) in modes {
+        let ran = run(sdk, &url, mode, &plan).await;
+        assert_eq!(ran.seen["negotiated"], version, "{}", ran.output);
         assert!(ran.ok && ran.calls.len() == plan.len(), "{}", ran.output);
         let resources = ran.seen["resources"].as_array().expect("a list");
         assert!(resources.iter().any(|uri| uri == "sse://info"), "{}", ran.output);
     }
+    let (status, answer) = gateway.call("py__add", json!({"a": 2, "b": 3})).await;
+    assert!(status == 200 && answer["result"]["resultType"] == "complete", "{answer}");
     let session = gateway.initialize("/mcp").await;
     let mut call = legacy_call(7, "py__steps", json!({"count": 2}));
     call["params"]["_meta"] = json!({"progressToken": "mine"});

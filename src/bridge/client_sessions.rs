@@ -13,9 +13,6 @@ use crate::session::{OwnerKey, Session, SessionManager, TooManySessions};
 use mcp::bridge::capabilities;
 use mcp::version;
 
-/// Bytes of a client's capabilities and info that a session keeps.
-const MAX_CLIENT: usize = 8 * 1024;
-
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     owner: OwnerKey,
@@ -52,10 +49,7 @@ impl ModernClientSessions {
     ) -> Result<CallSession, TooManySessions> {
         let declared =
             capabilities::client_to_legacy(&client.capabilities).map_or_else(|| "{}".into(), Bytes::from);
-        let mut info = client.client_info.clone();
-        if declared.len() + info.len() > MAX_CLIENT {
-            info = Bytes::from_static(br#"{"name":"unknown","version":"0"}"#);
-        }
+        let info = client.client_info.clone();
         let open = || {
             sessions.open(
                 client.owner.clone(),

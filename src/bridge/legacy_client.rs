@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::try_join_all;
 use http::HeaderValue;
 use mcp::bridge::params::Envelope;
 use mcp::bridge::questions::{self, InputRequired, Question};
@@ -75,8 +75,8 @@ async fn run(
     };
     let mut params =
         params::to_modern(&call.params, &envelope).ok_or_else(|| Box::new(unreadable_params()))?;
-    let BridgedRequest { server, method, id, token, call_guard, wraps_output, slots: _slots, events, .. } =
-        call;
+    let BridgedRequest { server, method, id, token, wraps_output, slots: _slots, events, .. } = call;
+    let call_guard = server.begin_call().map_err(|error| Box::new(error.rejection(&server.name)))?;
     let side = ServerSide {
         server: server.clone(),
         server_era: Era::Modern,
@@ -96,7 +96,8 @@ async fn run(
     loop {
         let guard = match first.take() {
             Some(guard) => guard,
-            None => server.begin_call().map_err(|error| Box::new(error.rejection(&server.name)))?,
+            // A call that was admitted goes on: its client has answered.
+            None => server.begin_call().unwrap_or_else(|_| server.untracked()),
         };
         let (notes, mut received) = mpsc::channel::<Bytes>(32);
         let sent = SentRequest { ids: side.ids(), in_flight: None };
@@ -189,7 +190,7 @@ async fn ask(
         answer_of(question, reply.await.unwrap_or(None))
     });
     tokio::select! {
-        answers = join_all(waiting) => answers.into_iter().collect(),
+        answers = try_join_all(waiting) => answers,
         // The stream on which the client was asked is gone, and with it the way of the question.
         () = out.closed(), if !asked.questions.is_empty() => {
             Err(Box::new(UpstreamError::SessionClosed.rejection(&side.server.name)))
@@ -202,7 +203,12 @@ async fn ask(
 fn answer_of(question: &Question, reply: Option<ClientReply>) -> Result<(String, Vec<u8>), Box<Rejection>> {
     let failed = |text: String| Box::new(Rejection::new(200, code::INTERNAL, Reason::InputRefused, text));
     match reply {
-        Some(ClientReply::Result(result)) => Ok((question.key.clone(), result.to_vec())),
+        Some(ClientReply::Result(result)) if result.first() == Some(&b'{') => {
+            Ok((question.key.clone(), result.to_vec()))
+        }
+        Some(ClientReply::Result(_)) => {
+            Err(failed(format!("the client's answer to `{}` is no object", question.method.as_str())))
+        }
         Some(ClientReply::Error(error)) => {
             let message =
                 message::member(&error, "message").and_then(|text| message::string(text.of(&error)));

@@ -25,7 +25,8 @@ use mcp::method::Method;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::server::{CallGuard, Server};
+use crate::process::fd_limit::descriptors;
+use crate::server::Server;
 use crate::session::{OwnerKey, Session, SessionLimits, SessionManager};
 use crate::store::parking::Parking;
 use crate::store::sealing::Keyring;
@@ -41,7 +42,8 @@ const MAX_ROUNDS: usize = 10;
 const PERSON_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often what is past its time is removed.
 const SWEEP: Duration = Duration::from_secs(60);
-/// Calls that may wait for their clients at a time; a tenth of them of one caller.
+/// Calls that may wait for their clients at a time, a tenth of them of one caller. Each holds a connection to its
+/// server: with few descriptors there may be fewer.
 const MAX_PARKED: usize = 10_000;
 
 /// Log levels, from the least severe to the most (2025-11-25, server/utilities/logging).
@@ -74,7 +76,6 @@ pub struct BridgedRequest {
     pub id: Bytes,
     /// The client's progress token, as written.
     pub token: Option<Bytes>,
-    pub call_guard: CallGuard,
     pub redactor: Option<ResponseRedactor>,
     /// The caller's slots in limits, held until the server is done.
     pub slots: Option<Arc<Slots>>,
@@ -103,12 +104,12 @@ pub struct ModernClient {
     pub limits: SessionLimits,
     /// The path of the endpoint.
     pub endpoint: Arc<str>,
-    /// The name of the target that roles use.
-    pub qualified_name: Arc<str>,
+    /// The client address, which tells anonymous callers apart.
+    pub address: Option<IpAddr>,
     pub capabilities: Bytes,
     pub client_info: Bytes,
-    /// The level of log messages that it asked for.
-    pub log_level: Option<String>,
+    /// The level of log messages that it asked for, one of [`LOG_LEVELS`].
+    pub log_level: Option<&'static str>,
     /// Set for a retry.
     pub request_state: Option<String>,
     pub input_responses: Option<Bytes>,
@@ -133,7 +134,7 @@ impl Bridge {
             metrics,
             runtime,
             keyring: ArcSwap::from_pointee(keyring),
-            parked: Parking::new(MAX_PARKED),
+            parked: Parking::new(descriptors().map_or(MAX_PARKED, |limit| (limit / 4).min(MAX_PARKED))),
             client_sessions: ModernClientSessions::default(),
         });
         let swept = Arc::downgrade(&bridge);
@@ -167,6 +168,11 @@ impl Bridge {
             BridgedClient::Modern(client) => modern_client::start(self, call.request, *client, bearer),
         }
     }
+}
+
+/// The rejection of a `requestState`, whatever is wrong with it.
+pub fn invalid_state() -> Rejection {
+    request_state::invalid()
 }
 
 /// The severity of a log level, by its index.

@@ -46,6 +46,10 @@ pub(super) struct Leg {
     out: mpsc::Sender<StreamItem>,
     /// The parking place that the retry has taken, which keeps its result.
     place: Option<ParkingId>,
+    /// The caller's slots in limits, held while the leg waits. A call that waits for its client holds none.
+    slots: Option<Arc<Slots>>,
+    /// The `Authorization` of this request, for a server that is called in its caller's name.
+    bearer: Option<HeaderValue>,
 }
 
 /// A question of the server that is open.
@@ -67,14 +71,15 @@ pub(super) fn start(
     let (out, items) = mpsc::channel(32);
     let stream = MessageStream { items, stream: false, abort_on_drop: None, final_message: None };
     let method = call.method.as_str();
-    let binding =
-        Binding::new(&client.caller, &client.endpoint, method, &client.qualified_name, &call.params);
+    let binding = Binding::new(&client.caller, client.address, &client.endpoint, method, &call.params);
     let leg = Leg {
         id: call.id.clone(),
         token: call.token.clone(),
         answers: client.input_responses.clone().unwrap_or_else(|| Bytes::from_static(b"{}")),
         out,
         place: None,
+        slots: call.slots.clone(),
+        bearer: bearer.clone(),
     };
     let continuation = match &client.request_state {
         None => None,
@@ -135,8 +140,6 @@ struct Driver {
     params: Vec<u8>,
     /// The first guard of the call.
     call_guard: CallGuard,
-    /// The caller's slots in limits, held until the call is over.
-    _slots: Option<Arc<Slots>>,
     server_info: Bytes,
     /// The number of the last question.
     last_key: usize,
@@ -169,6 +172,8 @@ impl Driver {
             }
             None => None,
         };
+        let call_guard =
+            call.server.begin_call().map_err(|error| Box::new(error.rejection(&call.server.name)))?;
         let side = ServerSide {
             server: call.server,
             server_era: Era::Legacy,
@@ -190,8 +195,7 @@ impl Driver {
             client,
             binding,
             params,
-            call_guard: call.call_guard,
-            _slots: call.slots,
+            call_guard,
             server_info: call.server_info,
             last_key: 0,
         })
@@ -237,6 +241,10 @@ impl Driver {
                     return;
                 }
                 Step::Done(outcome) => {
+                    // What came together with the answer comes before it.
+                    while let Ok(note) = notes.try_recv() {
+                        self.on_note(&note, &mut asked, Some(&leg)).await;
+                    }
                     cancel.iter_mut().for_each(CancelOnDrop::disarm);
                     return self.finish(&leg, outcome).await;
                 }
@@ -256,6 +264,7 @@ impl Driver {
                 }
             };
             self.ask(&leg, &asked, Continuation::Parked(place)).await;
+            leg.slots = None;
             let until = Instant::now() + PERSON_TIMEOUT;
             leg = loop {
                 tokio::select! {
@@ -273,12 +282,20 @@ impl Driver {
                     }
                 }
             };
+            if let Some(bearer) = &leg.bearer {
+                self.side.bearer = Some(bearer.clone());
+            }
             let answers = Object::read(&leg.answers);
             let mut open = Vec::new();
             for question in asked {
                 let answer = answers.as_ref().and_then(|answers| answers.get(&question.key));
                 match answer.filter(|answer| answer.first() == Some(&b'{')) {
-                    Some(answer) => self.answer(&question, answer).await,
+                    // Without it the server would wait for nothing.
+                    Some(answer) => {
+                        if let Err(rejection) = self.answer(&question, answer).await {
+                            return self.finish(&leg, Err(rejection)).await;
+                        }
+                    }
                     // It is asked again (2026-07-28, basic/utilities/mrtr).
                     None => open.push(question),
                 }
@@ -289,7 +306,7 @@ impl Driver {
 
     /// Asks a legacy server for the log messages that this call wants; its level holds for the session.
     async fn request_logs(&self) {
-        let (Some(level), Some(session)) = (&self.client.log_level, &self.session) else { return };
+        let (Some(level), Some(session)) = (self.client.log_level, &self.session) else { return };
         let session = &session.session;
         let known = session.client_state.level().and_then(|params| log_level(&params));
         if known.is_some_and(|known| Some(known) <= severity(level)) {
@@ -325,7 +342,7 @@ impl Driver {
                 asked.retain(|question| id.is_none_or(|id| !message::same_id(id, &question.id)));
             }
             Method::Message => {
-                let wanted = self.client.log_level.as_deref().and_then(severity);
+                let wanted = self.client.log_level.and_then(severity);
                 if wanted.is_some_and(|wanted| log_level(params).is_some_and(|level| level >= wanted))
                     && let Some(leg) = leg
                 {

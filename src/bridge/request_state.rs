@@ -1,9 +1,10 @@
 //! The `requestState` of a bridged call: sealed, and bound to its caller, its endpoint and its call
 //! (2026-07-28, basic/utilities/mrtr, "Server Requirements").
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use filters::Caller;
+use filters::{AuthMethod, Caller};
 use mcp::json::object::Object;
 use mcp::rejection::code;
 use mcp::{Reason, Rejection};
@@ -35,12 +36,19 @@ pub(super) struct Binding {
 }
 
 impl Binding {
-    pub fn new(caller: &Caller, endpoint: &str, method: &str, name: &str, params: &[u8]) -> Self {
-        Self { owner: owner(caller), call: call(endpoint, method, name, params) }
+    /// `address` tells anonymous callers apart.
+    pub fn new(
+        caller: &Caller,
+        address: Option<IpAddr>,
+        endpoint: &str,
+        method: &str,
+        params: &[u8],
+    ) -> Self {
+        Self { owner: owner(caller, address), call: call(endpoint, method, params) }
     }
 }
 
-fn owner(caller: &Caller) -> Digest {
+fn owner(caller: &Caller, address: Option<IpAddr>) -> Digest {
     let mut hash = Sha256::new();
     let parts = [
         Some(caller.auth_method.as_str()),
@@ -52,21 +60,32 @@ fn owner(caller: &Caller) -> Digest {
         let part = part.map_or_else(|| "-".to_owned(), |part| format!("+{}:{part}", part.len()));
         hash.update(part.as_bytes());
     }
+    if let (AuthMethod::Anonymous, Some(address)) = (caller.auth_method, address) {
+        hash.update(address.to_canonical().to_string().as_bytes());
+    }
     hash.finalize().into()
 }
 
+/// Members of params that may differ between a call and its retry.
+const FREE: [&str; 3] = ["_meta", "inputResponses", "requestState"];
+
 /// The order of keys and the writing of numbers may differ between a call and its retry.
-fn call(endpoint: &str, method: &str, name: &str, params: &[u8]) -> Digest {
+fn call(endpoint: &str, method: &str, params: &[u8]) -> Digest {
     let mut hash = Sha256::new();
-    for part in [endpoint, method, name] {
+    for part in [endpoint, method] {
         hash.update(format!("{}:{part}", part.len()).as_bytes());
     }
-    let arguments = Object::read(params).and_then(|params| params.get("arguments"));
-    match arguments.map(serde_json::from_slice::<Value>) {
-        Some(Ok(value)) => canonical(&value, &mut hash),
-        // Nested too deep for that reader: as it was written.
-        Some(Err(_)) => hash.update(arguments.unwrap_or_default()),
-        None => hash.update(b"-"),
+    let object = Object::read(params);
+    let mut members: Vec<_> = object.iter().flat_map(Object::iter).collect();
+    members.retain(|(name, _)| !FREE.contains(&&**name));
+    members.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, value) in members {
+        hash.update(format!("{}:{name}", name.len()).as_bytes());
+        match serde_json::from_slice::<Value>(value) {
+            Ok(value) => canonical(&value, &mut hash),
+            // Nested too deep for that reader: as it was written.
+            Err(_) => hash.update(value),
+        }
     }
     hash.finalize().into()
 }
@@ -178,7 +197,7 @@ mod tests {
     }
 
     fn binding(user: &str, endpoint: &str, params: &str) -> Binding {
-        Binding::new(&caller(user), endpoint, "tools/call", "s__t", params.as_bytes())
+        Binding::new(&caller(user), None, endpoint, "tools/call", params.as_bytes())
     }
 
     const TIME: Duration = Duration::from_secs(600);
@@ -199,6 +218,8 @@ mod tests {
             binding("ann", "/mcp", r#"{"arguments":{"a":2,"b":[{"c":2}]}}"#),
             binding("ann", "/mcp", r#"{"arguments":{"a":1,"b":[{"c":2},{}]}}"#),
             binding("ann", "/mcp", "{}"),
+            binding("ann", "/mcp", r#"{"name":"t","arguments":{"a":1,"b":[{"c":2}]}}"#),
+            binding("ann", "/mcp", r#"{"uri":"x://1","arguments":{"a":1,"b":[{"c":2}]}}"#),
         ] {
             let refused = open(&keyring, &other, &state).expect_err("of another");
             assert_eq!((refused.code, refused.reason), (-32602, Reason::InvalidRequestState));
@@ -208,6 +229,16 @@ mod tests {
         assert!(open(&keyring, &own, &seal(&keyring, &own, then, Duration::ZERO)).is_err(), "expired");
         let repeated = seal(&keyring, &own, Continuation::Repeated, TIME);
         assert_eq!(open(&keyring, &own, &repeated), Ok(Continuation::Repeated));
+    }
+
+    #[test]
+    fn anonymous_callers_of_two_addresses_are_two() {
+        let at = |address: &str| {
+            let caller = Caller::new(Identity { auth_method: AuthMethod::Anonymous, ..Identity::default() });
+            Binding::new(&caller, address.parse().ok(), "/mcp", "tools/call", b"{}")
+        };
+        assert_eq!(at("192.0.2.1"), at("::ffff:192.0.2.1"));
+        assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
     }
 
     #[test]

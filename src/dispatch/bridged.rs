@@ -6,14 +6,24 @@ use bytes::{Bytes, BytesMut};
 use mcp::json::splice::rename;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
-use mcp::{Era, Rejection, Span};
+use mcp::{Era, Reason, Rejection, Span};
 
-use super::rejections::{session_limits, unknown_method};
+use super::rejections::{invalid, session_limits, unknown_method};
 use super::{AuthorizedRequest, Dispatch, Dispatcher};
-use crate::bridge::{BridgedCall, BridgedClient, BridgedRequest, ModernClient};
+use crate::bridge::{BridgedCall, BridgedClient, BridgedRequest, LOG_LEVELS, ModernClient, invalid_state};
 use crate::catalog::Target;
 use crate::server::Server;
-use crate::upstream::{ResponseRedactor, UpstreamError};
+use crate::upstream::ResponseRedactor;
+
+/// Bytes of a client's capabilities and info that its session at a server keeps.
+const MAX_CLIENT: usize = 8 * 1024;
+
+/// Whether a client's info is what the legacy era requires (2025-11-25, `Implementation`).
+fn is_implementation(info: &[u8]) -> bool {
+    let is_text =
+        |name| message::member(info, name).is_some_and(|text| message::string(text.of(info)).is_some());
+    info.len() <= MAX_CLIENT && is_text("name") && is_text("version")
+}
 
 /// The methods whose calls are bridged.
 fn is_bridged(method: Method) -> bool {
@@ -35,8 +45,6 @@ impl Dispatcher {
         if !is_bridged(method) {
             return Err(unknown_method(client_era));
         }
-        let failed = |error: UpstreamError| Box::new(error.rejection(&server.name));
-        let call_guard = server.begin_call().map_err(failed)?;
         let redactor = ResponseRedactor::of(
             &server.name,
             &server.config,
@@ -70,27 +78,42 @@ impl Dispatcher {
             (Era::Legacy, Some(session)) => BridgedClient::Legacy(session.clone()),
             (Era::Legacy, None) => return Err(unknown_method(client_era)),
             (Era::Modern, _) => {
-                let text = |name: &str| {
-                    let member = message::member(&params, name)?;
-                    message::string(member.of(&params))
+                let state = message::member(&params, "requestState").map(|state| state.of(&params));
+                let request_state = match state.map(message::string) {
+                    Some(None) => return Err(Box::new(invalid_state())),
+                    state => state.flatten(),
                 };
+                // What a server gets of it is a word of this list, never the client's text.
+                let log_level = match rpc.meta.log_level.map(|level| message::string(level.of(body))) {
+                    None => None,
+                    Some(level) => {
+                        let known = LOG_LEVELS.iter().find(|known| level.as_deref() == Some(**known));
+                        let message = || format!("the log level must be one of {}", LOG_LEVELS.join(", "));
+                        Some(*known.ok_or_else(|| invalid(client_era, Reason::UnknownLevel, message()))?)
+                    }
+                };
+                let capabilities =
+                    rpc.meta.client_capabilities.map_or_else(|| Bytes::from_static(b"{}"), copy);
+                if capabilities.len() > MAX_CLIENT {
+                    let message = format!("clientCapabilities are longer than {MAX_CLIENT} bytes");
+                    return Err(invalid(client_era, Reason::ClientTooLong, message));
+                }
                 let caller = authorized.permit.caller.clone();
                 BridgedClient::Modern(Box::new(ModernClient {
                     owner: ModernClient::owner_key(&caller, authorized.client),
                     caller,
                     limits: session_limits(authorized.snapshot),
                     endpoint: authorized.endpoint.path.clone(),
-                    qualified_name: target.map_or_else(|| "".into(), |target| target.qualified_name.clone()),
-                    capabilities: rpc
-                        .meta
-                        .client_capabilities
-                        .map_or_else(|| Bytes::from_static(b"{}"), copy),
+                    address: authorized.client,
+                    capabilities,
                     client_info: rpc
                         .meta
                         .client_info
-                        .map_or_else(|| Bytes::from_static(br#"{"name":"unknown","version":"0"}"#), copy),
-                    log_level: rpc.meta.log_level.and_then(|level| message::string(level.of(body))),
-                    request_state: text("requestState"),
+                        .map(copy)
+                        .filter(|info| is_implementation(info))
+                        .unwrap_or_else(|| Bytes::from_static(br#"{"name":"unknown","version":"0"}"#)),
+                    log_level,
+                    request_state,
                     input_responses: rpc.input_responses.map(copy),
                 }))
             }
@@ -100,7 +123,6 @@ impl Dispatcher {
             method,
             id: rpc.id.map(copy).unwrap_or_default(),
             token: rpc.meta.progress_token.filter(is_token).map(copy),
-            call_guard,
             redactor,
             idempotent: method.is_idempotent() || tool_is_safe,
             affinity_key: authorized.affinity_key(),

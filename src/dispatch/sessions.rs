@@ -21,7 +21,7 @@ use crate::catalog::Endpoint;
 use crate::exchange::{ForwardedAnswer, UpstreamRequest, UpstreamRequestKind};
 use crate::server::Server;
 use crate::session::id_map;
-use crate::session::{ClientAnswer, ClientReply, OpenQuestion, OwnerKey};
+use crate::session::{ClientAnswer, ClientReply, OwnerKey, Session};
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
@@ -233,8 +233,8 @@ impl Dispatcher {
         };
         let nowhere = || Ok(Dispatch::Respond(Response::accepted()));
         let Some(id) = authorized.permit.rpc.id else { return nowhere() };
-        if let Some(question) = session.questions.take(id.of(&authorized.body)) {
-            return self.answer_question(&authorized, question).await;
+        if let Some((server, method)) = session.questions.find(id.of(&authorized.body)) {
+            return self.answer_question(&authorized, session, &server, method).await;
         }
         let Some((number, raw)) = id_map::parse_request_id(id.of(&authorized.body)) else { return nowhere() };
         // A response that no server of this session waits for is dropped.
@@ -255,22 +255,30 @@ impl Dispatcher {
     }
 
     /// A client's answer to what the gateway asked it for a server, which gets it with a retry of the call.
+    /// An answer that may not go there leaves the question open.
     async fn answer_question(
         &self,
         authorized: &AuthorizedRequest<'_>,
-        question: OpenQuestion,
+        session: &Session,
+        server: &Server,
+        method: Method,
     ) -> Result<Dispatch, Box<Rejection>> {
         let body = &authorized.body;
-        if authorized.reach(self).await.covers(&question.server) {
-            let place = text_places::response(question.method);
-            let clean = self.sent_to(authorized.snapshot, &question.server, body, place)?;
+        if authorized.reach(self).await.covers(server) {
+            let clean = self.sent_to(authorized.snapshot, server, body, text_places::response(method))?;
             let clean = clean.unwrap_or_else(|| body.clone());
             let read = message::read(&clean).unwrap_or_default();
             let part = |span: Span| clean.slice(span.start..span.end);
-            match (read.result, read.error) {
-                (Some(result), None) => question.answer(ClientReply::Result(part(result))),
-                (None, Some(error)) => question.answer(ClientReply::Error(part(error))),
-                _ => {}
+            let reply = match (read.result, read.error) {
+                (Some(result), None) => Some(ClientReply::Result(part(result))),
+                (None, Some(error)) => Some(ClientReply::Error(part(error))),
+                _ => None,
+            };
+            let id = authorized.permit.rpc.id.map(|id| id.of(body)).unwrap_or_default();
+            if let Some(reply) = reply
+                && let Some(question) = session.questions.take(id)
+            {
+                question.answer(reply);
             }
         }
         Ok(Dispatch::Respond(Response::accepted()))

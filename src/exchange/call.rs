@@ -117,7 +117,7 @@ impl UpstreamRequest {
         upstream_session: Option<&UpstreamSession>,
         timer: &Arc<CallTimer>,
     ) -> Option<Bytes> {
-        let read = message::read(&note)?;
+        let (read, original) = (message::read(&note)?, note.clone());
         let note = match (&call.session, upstream_session) {
             (Some(session), Some(upstream_session)) => {
                 match session.on_server_message(&self.server, upstream_session.id, &note, &read, Some(timer))
@@ -129,7 +129,15 @@ impl UpstreamRequest {
             }
             _ => accept_without_session(&self.server, &note, &read).then(|| call.progress(note, &read))??,
         };
-        redacted(self.redactor.as_ref(), note)
+        // A server that says something works, however long its answer takes.
+        self.call_guard.record(None);
+        let clean = redacted(self.redactor.as_ref(), note);
+        if let (None, Some(id), Some(session), Some(upstream_session)) =
+            (&clean, read.id.filter(|_| read.is_request()), &call.session, upstream_session)
+        {
+            session.decline_blocked(upstream_session.id, id.of(&original));
+        }
+        clean
     }
 }
 

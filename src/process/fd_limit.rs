@@ -37,6 +37,11 @@ pub fn restore() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, before.min(hard), hard)?)
 }
 
+/// The descriptors that this process may have open, as far as the system says.
+pub fn descriptors() -> Option<usize> {
+    usize::try_from(getrlimit(Resource::RLIMIT_NOFILE).ok()?.0).ok()
+}
+
 /// The limit of this process, as raised at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FdLimit(u64);

@@ -80,15 +80,25 @@ impl ClientQuestions {
         AskedQuestion { open: self.open.clone(), number, id: format!(r#""{PREFIX}{number}""#), reply }
     }
 
+    /// The server that asked the question of an id, as the client wrote it, and the method of the question.
+    pub fn find(&self, id: &[u8]) -> Option<(Arc<Server>, Method)> {
+        let open = lock(&self.open);
+        open.get(&number(id)?).map(|question| (question.server.clone(), question.method))
+    }
+
     /// Takes the question of an id, as the client wrote it.
     pub fn take(&self, id: &[u8]) -> Option<OpenQuestion> {
-        let text = message::string(id)?;
-        let number = text.strip_prefix(PREFIX)?;
-        // Only the exact form that was given out: without sign or leading zeros.
-        let is_plain = number.starts_with(|c: char| matches!(c, '1'..='9'));
-        let number = number.parse().ok().filter(|_| is_plain)?;
+        let number = number(id)?;
         lock(&self.open).remove(&number)
     }
+}
+
+/// The number in an id: only in the exact form that was given out, without sign or leading zeros.
+fn number(id: &[u8]) -> Option<u64> {
+    let text = message::string(id)?;
+    let number = text.strip_prefix(PREFIX)?;
+    let is_plain = number.starts_with(|c: char| matches!(c, '1'..='9'));
+    number.parse().ok().filter(|_| is_plain)
 }
 
 fn lock(open: &Mutex<HashMap<u64, OpenQuestion>>) -> MutexGuard<'_, HashMap<u64, OpenQuestion>> {

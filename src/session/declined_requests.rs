@@ -1,11 +1,15 @@
 //! Declines server requests that no client of this protocol version can answer. Without a response the server
 //! would wait, and the call that it works on with it.
 
+use std::sync::Arc;
+
 use mcp::rejection::code;
 use mcp::{Reason, Rejection, Span};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Session;
+use crate::server::Server;
+use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
 
 /// Such responses that are sent at a time, of all sessions: servers may send requests without end.
@@ -21,7 +25,33 @@ impl Session {
         };
         let text = "Method not found: the client cannot be asked this in its protocol revision";
         let rejection = Rejection::new(200, code::METHOD_NOT_FOUND, Reason::UnknownMethod, text);
-        let body = message::rejection_response(Some(id.of(message)), &rejection);
+        self.send_declined(permit, server, upstream_session, id.of(message), &rejection);
+    }
+
+    /// Declines a request that holds what its client may not get. `id` as the server wrote it.
+    pub fn decline_blocked(&self, upstream_session: u64, id: &[u8]) {
+        if !self.server_requests.take(upstream_session, id) {
+            return;
+        }
+        let (Ok(permit), Some((server, upstream_session))) =
+            (IN_FLIGHT.try_acquire(), self.upstream_session_by_id(upstream_session))
+        else {
+            return;
+        };
+        let text = "the gateway does not let this request through: it holds secrets";
+        let rejection = Rejection::new(200, code::INTERNAL, Reason::InputRefused, text);
+        self.send_declined(permit, server, upstream_session, id, &rejection);
+    }
+
+    fn send_declined(
+        &self,
+        permit: SemaphorePermit<'static>,
+        server: Arc<Server>,
+        upstream_session: Arc<UpstreamSession>,
+        id: &[u8],
+        rejection: &Rejection,
+    ) {
+        let body = message::rejection_response(Some(id), rejection);
         self.runtime.spawn(async move {
             let _permit = permit;
             let Some(http) = server.endpoint_pool() else { return };

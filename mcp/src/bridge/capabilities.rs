@@ -25,10 +25,12 @@ pub fn client_to_modern(capabilities: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// `ClientCapabilities` of a modern client for a legacy server.
+/// `ClientCapabilities` of a modern client for a legacy server. What is no object there declares nothing.
 pub fn client_to_legacy(capabilities: &[u8]) -> Option<Vec<u8>> {
     let mut object = Object::read(capabilities)?;
-    object.remove(|name| name == "extensions" || name == "tasks");
+    let odd: Vec<_> =
+        object.iter().filter(|(_, value)| value.first() != Some(&b'{')).map(|(name, _)| name).collect();
+    object.remove(|name| name == "extensions" || name == "tasks" || odd.iter().any(|odd| odd == name));
     match object.get("roots") {
         Some(_) => Some(object.with(&[("roots", b"{}")])),
         None => Some(object.with(&[])),
@@ -65,6 +67,7 @@ mod tests {
         let client = br#"{"roots":{"listChanged":true},"tasks":{},"extensions":{},"sampling":{}}"#;
         assert_eq!(text(client_to_modern(client)), r#"{"extensions":{},"sampling":{},"roots":{}}"#);
         assert_eq!(text(client_to_legacy(client)), r#"{"sampling":{},"roots":{}}"#);
+        assert_eq!(text(client_to_legacy(br#"{"elicitation":5,"sampling":{}}"#)), r#"{"sampling":{}}"#);
         assert_eq!(client_to_legacy(b"[]"), None);
     }
 }

@@ -1,6 +1,6 @@
 //! The params of a client's request.
 
-use super::ENVELOPE;
+use super::{ENVELOPE, RELATED_TASK};
 use crate::json::object::Object;
 
 /// Members of the params of a retry (2026-07-28, `InputResponseRequestParams`).
@@ -27,7 +27,9 @@ pub fn to_legacy(params: &[u8]) -> Option<Vec<u8>> {
     // A token must be a string or a number; SDKs of the legacy era end the call over any other.
     let mut kept = Object::read(meta)?;
     let is_token = matches!(kept.get("progressToken"), Some([b'"' | b'-' | b'0'..=b'9', ..]));
-    kept.remove(|name| ENVELOPE.contains(&name) || name == "progressToken" && !is_token);
+    kept.remove(|name| {
+        ENVELOPE.contains(&name) || name == RELATED_TASK || name == "progressToken" && !is_token
+    });
     if kept.is_empty() {
         object.remove(|name| name == "_meta");
         return Some(object.with(&[]));

@@ -6,7 +6,7 @@ use crate::jsonrpc::message::{self, SUBSCRIPTION_ID};
 use crate::method::Method;
 
 /// Members that only modern results have (2026-07-28, `Result`, `CacheableResult`).
-const MODERN: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
+const MODERN: [&str; 5] = ["resultType", "ttlMs", "cacheScope", "inputRequests", "requestState"];
 
 /// A modern result for a legacy client.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,6 +85,9 @@ pub fn to_legacy(method: Method, result: &[u8], wraps: bool) -> Option<LegacyRes
         let value = String::from_utf8_lossy(value);
         format!(r#"[{{"type":"text","text":{}}}]"#, crate::json::quote::quote(&value)).into_bytes()
     });
+    if method == Method::ToolsCall && object.get("content").is_none() && text.is_none() {
+        added.push(("content", b"[]"));
+    }
     if let Some(wrapped) = &wrapped {
         added.push(("structuredContent", wrapped));
     }

@@ -1,6 +1,7 @@
 //! What a server hears about its requests: the client's answer, a refusal, or that there will be none.
 
 use bytes::Bytes;
+use mcp::Rejection;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 use mcp::rejection::code;
@@ -15,12 +16,15 @@ static IN_BACKGROUND: Semaphore = Semaphore::const_new(64);
 
 impl Driver {
     /// Sends the client's answer to the server, in the session where it asked.
-    pub(super) async fn answer(&self, question: &Asked, answer: &[u8]) {
-        let Some(request) = self.reply_to(&question.id, |raw| message::result(raw, answer)) else { return };
-        let sent = request.call(self.side.bearer.clone(), None, &self.side.metrics).await;
-        if let Err(rejection) = sent {
-            tracing::warn!(server = %self.side.server.name, why = %rejection.message, "an answer did not reach the server");
-        }
+    ///
+    /// # Errors
+    ///
+    /// It did not reach the server. A question that is not open any more is none.
+    pub(super) async fn answer(&self, question: &Asked, answer: &[u8]) -> Result<(), Box<Rejection>> {
+        let Some(request) = self.reply_to(&question.id, |raw| message::result(raw, answer)) else {
+            return Ok(());
+        };
+        request.call(self.side.bearer.clone(), None, &self.side.metrics).await.map(drop)
     }
 
     /// A message to the server about a request of its own; `None` if that is not open any more.

@@ -1,6 +1,7 @@
 //! The bridge between the eras: clients of one era at servers of the other.
 
 mod ends;
+mod outsiders;
 mod request_state;
 mod sdks;
 mod tables;

@@ -36,7 +36,7 @@ mod upstream {
 
     use bytes::Bytes;
     use mcp::Span;
-    use shared_connection::{SharedConnection, ConnectionError, ConnectionProgress, ConnectionResponse};
+    use shared_connection::{ConnectionError, ConnectionProgress, ConnectionResponse, SharedConnection};
     use stdio::pipes;
     use tokio::io::AsyncReadExt as _;
     use tokio::sync::mpsc;
@@ -96,7 +96,11 @@ mod upstream {
         let said = match said {
             Ok(ConnectionResponse::Result(result)) => Said::Result(result),
             Ok(ConnectionResponse::Error(error)) => Said::Error(error),
-            Err(ConnectionError::TokenRequired | ConnectionError::Spawn { .. } | ConnectionError::Timeout { .. }) => {
+            Err(
+                ConnectionError::TokenRequired
+                | ConnectionError::Spawn { .. }
+                | ConnectionError::Timeout { .. },
+            ) => {
                 panic!("none of this can be")
             }
             Err(_) => Said::Fault,

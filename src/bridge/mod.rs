@@ -14,7 +14,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use filters::Caller;
 use filters::rate_limit::Slots;
@@ -29,7 +28,7 @@ use crate::process::fd_limit::descriptors;
 use crate::server::Server;
 use crate::session::{OwnerKey, Session, SessionLimits, SessionManager};
 use crate::store::parking::Parking;
-use crate::store::sealing::Keyring;
+use crate::store::sealing::SharedKeyring;
 use crate::streams::MessageStream;
 use crate::telemetry::Metrics;
 use crate::upstream::ResponseRedactor;
@@ -55,7 +54,7 @@ pub struct Bridge {
     sessions: Arc<SessionManager>,
     metrics: Arc<Metrics>,
     runtime: Handle,
-    keyring: ArcSwap<Keyring>,
+    keyring: SharedKeyring,
     parked: Parking<mpsc::Sender<Leg>>,
     client_sessions: ModernClientSessions,
 }
@@ -127,13 +126,13 @@ impl Bridge {
         sessions: Arc<SessionManager>,
         metrics: Arc<Metrics>,
         runtime: Handle,
-        keyring: Keyring,
+        keyring: SharedKeyring,
     ) -> Arc<Self> {
         let bridge = Arc::new(Self {
             sessions,
             metrics,
             runtime,
-            keyring: ArcSwap::from_pointee(keyring),
+            keyring,
             parked: Parking::new(descriptors().map_or(MAX_PARKED, |limit| (limit / 4).min(MAX_PARKED))),
             client_sessions: ModernClientSessions::default(),
         });
@@ -146,11 +145,6 @@ impl Bridge {
             }
         });
         bridge
-    }
-
-    /// Other secrets from now on.
-    pub fn set_keyring(&self, keyring: Keyring) {
-        self.keyring.store(Arc::new(keyring));
     }
 
     /// Starts a call; `bearer` is the `Authorization` for a server that is called in its caller's name.

@@ -19,6 +19,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use filters::rate_limit::Slots;
 use filters::rbac::not_found;
@@ -32,7 +33,7 @@ use crate::catalog::{Endpoint, ListKind};
 use crate::exchange::UpstreamRequest;
 use crate::registry::{ListChangeWatcher, Registry, Snapshot};
 use crate::session::{Session, SessionManager, StateChange};
-use crate::store::sealing::Keyring;
+use crate::store::sealing::{Keyring, SharedKeyring};
 use crate::streams::{MessageStream, notifications};
 use crate::telemetry::{CallCounters, DroppedMessage, Metrics};
 use crate::upstream::http::Fnv;
@@ -57,6 +58,8 @@ pub struct Dispatcher {
     pub sessions: Arc<SessionManager>,
     /// Calls to servers of the other era.
     pub bridge: Arc<Bridge>,
+    /// Seals what clients get and must bring back.
+    keyring: SharedKeyring,
     pub metrics: Arc<Metrics>,
     /// The long-lived runtime.
     pub runtime: Handle,
@@ -147,7 +150,7 @@ impl AuthorizedRequest<'_> {
 }
 
 impl Dispatcher {
-    /// `keyring` seals what clients of bridged calls get and must bring back.
+    /// `keyring` seals what clients get and must bring back.
     pub fn new(
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
@@ -155,9 +158,15 @@ impl Dispatcher {
         keyring: Keyring,
     ) -> Arc<Self> {
         let sessions = SessionManager::new(metrics.clone(), runtime.clone());
-        let bridge = Bridge::new(sessions.clone(), metrics.clone(), runtime.clone(), keyring);
+        let keyring = SharedKeyring::new(ArcSwap::from_pointee(keyring));
+        let bridge = Bridge::new(sessions.clone(), metrics.clone(), runtime.clone(), keyring.clone());
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-        Arc::new(Self { registry, sessions, bridge, metrics, runtime, drain, cut })
+        Arc::new(Self { registry, sessions, bridge, keyring, metrics, runtime, drain, cut })
+    }
+
+    /// Other secrets from now on.
+    pub fn set_keyring(&self, keyring: Keyring) {
+        self.keyring.store(Arc::new(keyring));
     }
 
     /// Dispatches a tool call without waiting, and returns all other messages for [`Self::dispatch`]. Most

@@ -6,6 +6,9 @@
 //! replaced while older texts are still on their way. Without a configured secret a random one is used, which
 //! this process alone knows.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use base64::Engine as _;
@@ -22,18 +25,24 @@ const SALT: &[u8] = b"toolgate sealing v1";
 pub enum Purpose {
     /// `requestState` of a result that asks for input (2026-07-28, basic/utilities/mrtr).
     RequestState,
+    /// The outward id of a task (SEP-2663).
+    TaskId,
 }
 
 impl Purpose {
     fn label(self) -> &'static [u8] {
         match self {
             Self::RequestState => b"requestState",
+            Self::TaskId => b"taskId",
         }
     }
 }
 
 /// The secrets, the newest first.
 pub struct Keyring(Vec<SealingKey>);
+
+/// The secrets of a process, which a reload may replace.
+pub type SharedKeyring = Arc<ArcSwap<Keyring>>;
 
 struct SealingKey {
     id: [u8; KEY_ID_LEN],

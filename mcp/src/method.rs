@@ -123,8 +123,8 @@ use MessageKind::{Notification, Request};
 use Method::*;
 use Sender::{Client, Server};
 
-/// From the first legacy version to the last, and parts of this range.
-const LEGACY: (&str, &str) = ("2025-03-26", "2025-11-25");
+/// From the first legacy version (that of HTTP+SSE) to the last, and parts of this range.
+const LEGACY: (&str, &str) = ("2024-11-05", "2025-11-25");
 const SINCE_JUNE: (&str, &str) = ("2025-06-18", "2025-11-25");
 const NOVEMBER: (&str, &str) = ("2025-11-25", "2025-11-25");
 const MODERN: (&str, &str) = ("2026-07-28", "2026-07-28");
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_list_is_what_the_schemas_of_all_revisions_define() {
-        let served = version::LEGACY.iter().chain(version::MODERN);
+        let served = version::LEGACY.iter().chain(version::MODERN).chain([&version::HTTP_SSE]);
         let mut ours = BTreeSet::new();
         for revision in served {
             for row in ROWS.iter().filter(|row| row.is_in(revision) && !row.extension) {
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn each_message_is_in_one_row_and_each_word_in_some() {
-        for revision in version::LEGACY.iter().chain(version::MODERN) {
+        for revision in version::LEGACY.iter().chain(version::MODERN).chain([&version::HTTP_SSE]) {
             for (method, word) in WORDS {
                 for (sender, kind) in kinds() {
                     let fits = |row: &&MethodRule| {

@@ -177,6 +177,11 @@ pub fn message(message: &[u8]) -> Bytes {
     event(None, message)
 }
 
+/// The first event of a stream over HTTP+SSE: the URI to which the client POSTs its messages.
+pub fn endpoint(uri: &str) -> Bytes {
+    Bytes::from(format!("event: endpoint\ndata: {uri}\n\n"))
+}
+
 /// The event with another message, and another id if one is given. The reconnection time stays.
 pub fn with_message(event: &Event<'_>, id: Option<&str>, message: &[u8]) -> Bytes {
     let retry = event.retry.as_deref().filter(|retry| retry.bytes().all(|b| b.is_ascii_digit()));

@@ -20,6 +20,7 @@ use crate::telemetry::{CallCounters, Metrics};
 use crate::upstream::ServerHandshake;
 
 mod bridged;
+mod endpoint_path;
 mod lazy_schema;
 mod listing;
 pub mod pins;
@@ -30,6 +31,7 @@ mod view;
 
 pub use crate::server::naming::federated;
 pub use bridged::bridged;
+pub use endpoint_path::{EndpointPath, is_endpoint, plain};
 pub use lazy_schema::LazySchema;
 pub use listing::{Item, Listing, Lists, Page, RejectedEntry};
 use scope::Scope;
@@ -271,19 +273,6 @@ impl Endpoint {
     }
 }
 
-/// Whether an endpoint could be at this path.
-pub fn is_endpoint(path: &str) -> bool {
-    let path = plain(path);
-    let name = path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp"));
-    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    path == "/mcp" || name.is_some_and(|name| !name.is_empty() && name.bytes().all(letter))
-}
-
-/// The path of an endpoint without a trailing slash, which some clients add; any other path unchanged.
-pub fn plain(path: &str) -> &str {
-    path.strip_suffix('/').filter(|path| path.ends_with("/mcp")).unwrap_or(path)
-}
-
 #[derive(Default)]
 pub struct Catalog {
     /// Incremented with each change.
@@ -293,9 +282,19 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// The endpoint that is served at a path; a trailing slash is ignored.
+    /// The endpoint at a path of Streamable HTTP; a trailing slash is ignored.
     pub fn endpoint(&self, path: &str) -> Option<&Arc<Endpoint>> {
         self.endpoints.get(plain(path))
+    }
+
+    /// The endpoint at any of its paths, and what is served there.
+    pub fn served(&self, path: &str) -> Option<(&Arc<Endpoint>, EndpointPath)> {
+        match EndpointPath::split(path)? {
+            (_, EndpointPath::Mcp) => Some((self.endpoint(path)?, EndpointPath::Mcp)),
+            (scope, served) => {
+                Some((self.endpoint(&format!("{scope}{}", EndpointPath::Mcp.as_str()))?, served))
+            }
+        }
     }
 
     /// Builds the catalog. `servers` in the order of their names; `toolsets` by name, as globs over the

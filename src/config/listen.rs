@@ -33,8 +33,9 @@ pub struct Listen {
     pub allowed_hosts: Option<Vec<String>>,
     /// Addresses and networks of the trusted proxies: the gateway reads `X-Forwarded-For` only from them.
     pub trusted_proxies: Vec<IpNetwork>,
-    /// How clients reach the gateway: `https://gateway.example.com`, without a path. Default: `http://`, or
-    /// `https://` with `tls`, and the address.
+    /// How clients reach the gateway: `https://gateway.example.com`. With a path where a proxy serves the gateway
+    /// under one and removes it: `https://example.com/tools`. Default: `http://`, or `https://` with `tls`, and
+    /// the address.
     #[serde(deserialize_with = "public_url")]
     #[schemars(with = "Option<PublicUrl>")]
     pub public_url: Option<String>,
@@ -75,7 +76,13 @@ impl Default for Listen {
 }
 
 impl Listen {
-    /// How clients reach the gateway: scheme, host and port, without a slash at the end.
+    /// The path under which clients reach the gateway, empty for the root; `None` without `public_url`.
+    pub fn public_path(&self) -> Option<&str> {
+        let (_, rest) = self.public_url.as_ref()?.split_once("://")?;
+        Some(rest.find('/').map_or("", |at| &rest[at..]))
+    }
+
+    /// How clients reach the gateway: scheme, host, port and perhaps a path, without a slash at the end.
     pub fn base_url(&self) -> String {
         self.public_url.clone().unwrap_or_else(|| self.own_url())
     }
@@ -179,19 +186,32 @@ impl ScalarValue for Host {
 
 scalar!(Host);
 
-/// `http://` or `https://` and `host[:port]`. In lower case.
+/// `http://` or `https://`, `host[:port]` in lower case, and perhaps a path.
 struct PublicUrl(String);
 
 impl ScalarValue for PublicUrl {
-    const EXPECTED: &'static str = "a URL without a path, such as `https://gateway.example.com`";
+    const EXPECTED: &'static str =
+        "a URL such as `https://gateway.example.com` or `https://example.com/tools`";
 
     fn read(text: &str) -> Result<Self, &'static str> {
         let url = Url::read(text)?;
-        let base = text.strip_suffix('/').unwrap_or(text);
-        if url.path_and_query() != "/" || base.ends_with('/') {
-            return Err("URL has a path: the gateway adds its own");
+        let path = url.path_and_query();
+        let path = path.strip_suffix('/').unwrap_or(path);
+        if ["/mcp", "/sse", "/messages"].iter().any(|own| path.ends_with(own)) {
+            return Err("URL ends with the path of an endpoint: the gateway adds its own");
         }
-        Ok(Self(base.to_ascii_lowercase()))
+        // Clients get the path as a part of others. Each resolves it: nothing in it may have a meaning.
+        let is_plain = |part: &str| {
+            !matches!(part, "" | "." | "..")
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+        };
+        if !path.split('/').skip(1).all(is_plain) {
+            return Err("URL path has more than letters, digits, `-`, `.`, `_`, `~` between its slashes");
+        }
+        let authority =
+            text.split_once("://").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
+        let scheme = if url.is_tls() { "https" } else { "http" };
+        Ok(Self(format!("{scheme}://{}{path}", authority.to_ascii_lowercase())))
     }
 }
 
@@ -286,20 +306,38 @@ mod tests {
     }
 
     #[test]
-    fn a_public_url_ends_with_the_host_or_its_port() {
-        for (text, wanted) in [
-            ("https://GW.example", "https://gw.example"),
-            ("https://gw.example:8443/", "https://gw.example:8443"),
-            ("http://[::1]:8000", "http://[::1]:8000"),
+    fn a_public_url_ends_with_the_host_or_its_port_or_a_plain_path() {
+        for (text, wanted, path) in [
+            ("https://GW.example", "https://gw.example", ""),
+            ("https://gw.example:8443/", "https://gw.example:8443", ""),
+            ("http://[::1]:8000", "http://[::1]:8000", ""),
+            ("HTTPS://GW.example/Tools/v1.2/", "https://gw.example/Tools/v1.2", "/Tools/v1.2"),
+            ("https://gw/mcp-tools", "https://gw/mcp-tools", "/mcp-tools"),
         ] {
             assert_eq!(PublicUrl::read(text).map(|url| url.0), Ok(wanted.into()));
+            let listen = Listen { public_url: Some(wanted.into()), ..Listen::default() };
+            assert_eq!(listen.public_path(), Some(path));
         }
-        for bad in
-            ["", "gw.example", "ftp://gw", "https://gw/mcp", "https://gw/?a", "https://u@gw", "https://gw//"]
-        {
+        for bad in [
+            "",
+            "gw.example",
+            "ftp://gw",
+            "https://gw/mcp",
+            "https://gw/a/sse/",
+            "https://gw/?a",
+            "https://gw?a",
+            "https://gw/a?b",
+            "https://u@gw",
+            "https://gw//",
+            "https://gw/a//b",
+            "https://gw/../a",
+            "https://gw/a%2fb",
+            "https://gw/a b",
+        ] {
             assert!(PublicUrl::read(bad).is_err(), "{bad}");
         }
         assert_eq!(Listen::default().base_url(), "http://127.0.0.1:8000");
+        assert_eq!(Listen::default().public_path(), None);
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl Dispatcher {
             snapshot: &snapshot,
             endpoint,
             session: session.as_ref(),
+            sse_client: None,
             client: None,
             permit,
             slots: slots.clone(),

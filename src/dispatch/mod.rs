@@ -9,7 +9,7 @@ mod bridged;
 mod forward;
 mod internal;
 mod reach;
-mod rejections;
+pub mod rejections;
 mod sanitize;
 mod sessions;
 pub mod target;
@@ -32,10 +32,10 @@ use crate::bridge::{Bridge, BridgedCall};
 use crate::catalog::{Endpoint, ListKind};
 use crate::exchange::UpstreamRequest;
 use crate::registry::{ListChangeWatcher, Registry, Snapshot};
-use crate::session::{Session, SessionManager, StateChange};
+use crate::session::{Session, SessionManager, SseClient, SseClients, StateChange};
 use crate::store::sealing::{Keyring, SharedKeyring};
 use crate::streams::{MessageStream, notifications};
-use crate::telemetry::{CallCounters, DroppedMessage, Metrics};
+use crate::telemetry::{CallCounters, DroppedMessage, Metrics, Outcome};
 use crate::upstream::http::Fnv;
 use forward::state_change;
 use mcp::jsonrpc::message;
@@ -56,6 +56,8 @@ use rejections::{invalid, unknown_method};
 pub struct Dispatcher {
     pub registry: Arc<Registry>,
     pub sessions: Arc<SessionManager>,
+    /// Clients over HTTP+SSE.
+    pub sse_clients: Arc<SseClients>,
     /// Calls to servers of the other era.
     pub bridge: Arc<Bridge>,
     /// Seals what clients get and must bring back.
@@ -112,11 +114,23 @@ pub struct RequestLabels {
     pub dropped: bool,
 }
 
+impl RequestLabels {
+    /// Counts the call.
+    pub fn count(&self, metrics: &Metrics, outcome: Outcome) {
+        match &self.counters {
+            Some(counters) => counters.count(outcome),
+            None => metrics.count(if self.method.is_empty() { "_none" } else { self.method }, outcome),
+        }
+    }
+}
+
 /// A permitted call with all that dispatch needs.
 pub struct AuthorizedRequest<'a> {
     pub snapshot: &'a Snapshot,
     pub endpoint: &'a Arc<Endpoint>,
     pub session: Option<&'a Arc<Session>>,
+    /// Set for a client over HTTP+SSE.
+    pub sse_client: Option<&'a Arc<SseClient>>,
     /// The client address.
     pub client: Option<IpAddr>,
     pub permit: Permit,
@@ -160,8 +174,9 @@ impl Dispatcher {
         let sessions = SessionManager::new(metrics.clone(), runtime.clone());
         let keyring = SharedKeyring::new(ArcSwap::from_pointee(keyring));
         let bridge = Bridge::new(sessions.clone(), metrics.clone(), runtime.clone(), keyring.clone());
+        let sse_clients = SseClients::new(sessions.clone());
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-        Arc::new(Self { registry, sessions, bridge, keyring, metrics, runtime, drain, cut })
+        Arc::new(Self { registry, sessions, sse_clients, bridge, keyring, metrics, runtime, drain, cut })
     }
 
     /// Other secrets from now on.

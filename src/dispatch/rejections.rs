@@ -16,7 +16,7 @@ use crate::session::SessionLimits;
 use crate::upstream::UpstreamError;
 
 /// How many sessions the configuration allows.
-pub(super) fn session_limits(snapshot: &Snapshot) -> SessionLimits {
+pub fn session_limits(snapshot: &Snapshot) -> SessionLimits {
     let limits = &snapshot.config.config.limits;
     let number = |of: u64| usize::try_from(of).unwrap_or(usize::MAX);
     SessionLimits { total: number(limits.max_sessions), per_caller: number(limits.share()) }

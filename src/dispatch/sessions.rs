@@ -21,7 +21,7 @@ use crate::catalog::Endpoint;
 use crate::exchange::{ForwardedAnswer, UpstreamRequest, UpstreamRequestKind};
 use crate::server::Server;
 use crate::session::id_map;
-use crate::session::{ClientAnswer, ClientReply, OwnerKey, Session};
+use crate::session::{ClientAnswer, ClientInit, ClientReply, OwnerKey, Session};
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::http::UpstreamSession;
 use mcp::jsonrpc::message;
@@ -64,17 +64,25 @@ impl Dispatcher {
                 format!("capabilities and the name in clientInfo are longer than {MAX_CLIENT} bytes");
             return Err(invalid(client_era, Reason::ClientTooLong, message));
         }
+        let asked = asked.read(body);
+        // Over HTTP+SSE the stream is there already, and its id is what the client knows.
+        let (version, outbox) = match authorized.sse_client {
+            Some(client) => (version::negotiate_http_sse(&asked), client.outbox().clone()),
+            None => (version::negotiate(&asked), Arc::default()),
+        };
         let session = self
             .sessions
-            .open(
+            .open_with(
+                outbox,
                 OwnerKey::new(authorized.permit.caller.clone(), authorized.client),
                 &endpoint.path,
-                version::negotiate(&asked.read(body)),
-                capabilities,
-                info,
+                ClientInit { version, capabilities, client_info: info },
                 session_limits(authorized.snapshot),
             )
             .map_err(|full| Box::new(full.rejection()))?;
+        if let Some(client) = authorized.sse_client {
+            client.adopt(&self.sessions, &session);
+        }
         let view = &endpoint.legacy;
         let result = client_era.codec().handshake_result(
             session.version,
@@ -84,7 +92,8 @@ impl Dispatcher {
         );
         let id = rpc.id.expect("a request has an id").of(body);
         let body = message::result(id, &result);
-        Ok(Dispatch::Respond(Response { session: Some(session.id.clone()), ..Response::ok(body) }))
+        let session = authorized.sse_client.is_none().then(|| session.id.clone());
+        Ok(Dispatch::Respond(Response { session, ..Response::ok(body) }))
     }
 
     /// Sends a permitted notification to the destination of its method.

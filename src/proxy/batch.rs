@@ -12,7 +12,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use filters::rate_limit::Slots;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
-use http::HeaderValue;
 use mcp::json::reader::{DEPTH_CEILING, JsonReader};
 use mcp::rejection::code;
 use mcp::{Era, MessageKind, Reason, Rejection};
@@ -20,12 +19,10 @@ use pingora::proxy::Session;
 use tokio::sync::mpsc;
 
 use super::accept_header::AcceptedTypes;
-use super::negotiated_response::decline;
-use super::{Gateway, RequestContext, request_head, respond, stream_response, upstream_auth};
+use super::{Gateway, RequestContext, request_head, respond, stream_response};
 use crate::catalog::Endpoint;
 use crate::dispatch::authorize::{Authorized, RejectedRequest, share_slots};
-use crate::dispatch::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, Response};
-use crate::exchange::UpstreamRequest;
+use crate::dispatch::{AuthorizedRequest, Dispatch, RequestLabels, Response};
 use crate::session;
 use crate::streams::{MessageStream, StreamItem};
 use crate::telemetry::Outcome;
@@ -128,10 +125,7 @@ impl Gateway {
         let mut labels = RequestLabels::default();
         let authorized = self.exit(session, ctx, endpoint, client, body, &mut labels).await;
         let (metrics, dropped) = (self.dispatcher.metrics.clone(), labels.dropped);
-        let count = move |outcome| match &labels.counters {
-            Some(counted) => counted.count(outcome),
-            None => metrics.count(if labels.method.is_empty() { "_none" } else { labels.method }, outcome),
-        };
+        let count = move |outcome| labels.count(&metrics, outcome);
         let (exit, id, held) = match authorized {
             Ok(authorized) => authorized,
             Err(RejectedRequest { filter, rejection, id }) => {
@@ -141,28 +135,9 @@ impl Gateway {
                 return BatchItem { expects_response: asks, work: std::future::ready(answer).boxed() };
             }
         };
-        let text = text.clone();
-        let work: BoxFuture<'static, Result<Bytes, Box<Rejection>>> = match exit {
-            Dispatch::Respond(reply) => std::future::ready(Ok(reply.body)).boxed(),
-            Dispatch::Stream(message_stream) => listen(message_stream, text).boxed(),
-            Dispatch::Bridge(call) => match self.bridge(session, ctx, *call).await {
-                Ok(message_stream) => listen(message_stream, text).boxed(),
-                Err(rejection) => std::future::ready(Err(rejection)).boxed(),
-            },
-            Dispatch::Forward(upstream_request) => {
-                match upstream_auth::bearer(session, ctx, &upstream_request.server).await {
-                    Ok(bearer) => {
-                        // A server's requests during the call reach only a client that accepts a stream.
-                        let no_stream = (!AcceptedTypes::of(session).events).then(|| client.clone());
-                        send(upstream_request, bearer, text, self.dispatcher.clone(), no_stream).boxed()
-                    }
-                    Err(error) => {
-                        std::future::ready(Err(Box::new(error.rejection(&upstream_request.server.name))))
-                            .boxed()
-                    }
-                }
-            }
-        };
+        // A server's requests during the call reach only a client that accepts a stream.
+        let no_stream = (!AcceptedTypes::of(session).events).then(|| client.clone());
+        let work = self.pending_response(session, ctx, exit, text.clone(), no_stream).await;
         let work = async move {
             let _held = held;
             let answer = work.await;
@@ -204,6 +179,7 @@ impl Gateway {
             snapshot,
             endpoint,
             session: Some(client),
+            sse_client: None,
             client: ctx.client,
             permit,
             slots: held.clone(),
@@ -213,49 +189,6 @@ impl Gateway {
         let exit = self.dispatcher.dispatch(authorized, labels).await.map_err(rejected)?;
         Ok((exit, id, held))
     }
-}
-
-/// Reads a message stream: its final message is the response, the others go to the client at once.
-async fn listen(
-    mut message_stream: MessageStream,
-    message: mpsc::Sender<StreamItem>,
-) -> Result<Bytes, Box<Rejection>> {
-    loop {
-        match message_stream.items.recv().await {
-            Some(StreamItem::Final(answer)) => return Ok(answer),
-            Some(StreamItem::Rejected(rejection)) => return Err(rejection),
-            Some(StreamItem::Accepted) => return Ok(Bytes::new()),
-            Some(note) => drop(message.send(note).await),
-            None => {
-                return Err(Box::new(Rejection::http(
-                    500,
-                    Reason::NoAnswer,
-                    "the call ended without an answer",
-                )));
-            }
-        }
-    }
-}
-
-/// Sends a message by the gateway's own client.
-async fn send(
-    upstream_request: UpstreamRequest,
-    bearer: Option<HeaderValue>,
-    message: mpsc::Sender<StreamItem>,
-    dispatcher: Arc<Dispatcher>,
-    no_stream: Option<Arc<session::Session>>,
-) -> Result<Bytes, Box<Rejection>> {
-    let (notes, mut received) = mpsc::channel::<Bytes>(8);
-    let pass_on = async {
-        while let Some(note) = received.recv().await {
-            match &no_stream {
-                Some(client) => decline(&dispatcher, client, &note),
-                // If the client has disconnected, the rest is only read.
-                None => drop(message.send(StreamItem::Message(note)).await),
-            }
-        }
-    };
-    tokio::join!(upstream_request.call(bearer, Some(notes), &dispatcher.metrics), pass_on).0
 }
 
 /// The messages of a batch as ranges of its bytes; no two requests share an id.

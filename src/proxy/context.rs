@@ -37,12 +37,17 @@ pub struct RequestContext {
     // The head: `request` sets it when the chain has let it through.
     pub caller: Option<Caller>,
 
+    /// The response is the stream of a client over HTTP+SSE: its session ends with it.
+    pub is_sse_client: bool,
+
     // The body: `request` sets these for a POST.
     /// Bytes of the request's body.
     pub received: usize,
     /// Those bytes that count against `limits.max_buffered`, until the request ends.
     pub buffered: Option<BufferedBytes>,
     pub labels: RequestLabels,
+    /// The call goes on after the response, and is counted at its own end.
+    pub counted_later: bool,
     /// The id of the request, for a rejection on the way to the server.
     pub id: Option<Bytes>,
     /// Slots of concurrency limits.
@@ -121,9 +126,11 @@ impl RequestContext {
             client: None,
             origin: None,
             caller: None,
+            is_sse_client: false,
             received: 0,
             buffered: None,
             labels: RequestLabels::default(),
+            counted_later: false,
             id: None,
             slots: None,
             request: None,

@@ -7,9 +7,11 @@ mod accept_header;
 mod batch;
 mod client_addr;
 mod context;
+mod dispatched;
 #[cfg(test)]
 pub(crate) mod gateway_for_tests;
 mod h2_response_head;
+mod http_sse;
 pub mod in_process;
 mod long_response_id;
 mod negotiated_response;
@@ -55,7 +57,7 @@ use request::Next;
 use response_validator::{BodyFraming, ResponseValidator};
 
 /// One listener's view of the gateway.
-/// Its `impl` is also in `request`, `batch`, `retry` and `outcome`.
+/// Its `impl` is also in `request`, `http_sse`, `batch`, `dispatched`, `retry` and `outcome`.
 pub struct Gateway {
     pub dispatcher: Arc<Dispatcher>,
     pub state: Arc<ProcessState>,

@@ -70,11 +70,8 @@ impl Gateway {
         let now = Instant::now();
         let took = now - ctx.started;
         let metrics = &self.dispatcher.metrics;
-        match &ctx.labels.counters {
-            Some(counted) => counted.count(outcome),
-            None => {
-                metrics.count(if ctx.labels.method.is_empty() { "_none" } else { ctx.labels.method }, outcome)
-            }
+        if !ctx.counted_later {
+            ctx.labels.count(metrics, outcome);
         }
         metrics.request_seconds.observe(took.as_secs_f64());
         let upstream = ctx.sent_at.map(|at| now - at);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::admin::{self, ListenerRole};
 use crate::bridge::BridgedCall;
-use crate::catalog::Endpoint;
+use crate::catalog::{Endpoint, EndpointPath};
 use crate::dispatch::authorize::{Authorized, share_slots};
 use crate::dispatch::{AuthorizedRequest, Dispatch, Dispatcher, Response};
 use crate::exchange::UpstreamRequest;
@@ -64,9 +64,9 @@ impl Gateway {
         }
         let path = session.req_header().uri.path();
         let operator = admin::AdminPath::of(path);
-        let endpoint = match self.role {
-            ListenerRole::Admin => None,
-            _ => ctx.snapshot.catalog.endpoint(path).cloned(),
+        let (endpoint, served) = match (self.role, ctx.snapshot.catalog.served(path)) {
+            (ListenerRole::Admin, _) | (_, None) => (None, EndpointPath::Mcp),
+            (_, Some((endpoint, served))) => (Some(endpoint.clone()), served),
         };
         ctx.origin = session.req_header().headers.get(http::header::ORIGIN).cloned();
         ctx.client = client_addr::client_addr(session, &ctx.snapshot.config.config.listen);
@@ -146,11 +146,14 @@ impl Gateway {
             };
         };
         match session.req_header().method.as_str() {
-            "POST" => self.post(session, ctx, endpoint).await,
             "OPTIONS" => {
                 ctx.labels.method = "_preflight";
                 Box::pin(respond::preflight(session, ctx)).await.map(|()| None)
             }
+            _ if served != EndpointPath::Mcp => {
+                Box::pin(self.handle_http_sse(session, ctx, endpoint, served)).await
+            }
+            "POST" => self.post(session, ctx, endpoint).await,
             http_method @ ("GET" | "DELETE") => {
                 let get = http_method == "GET";
                 Box::pin(self.handle_get_or_delete(session, ctx, endpoint, get)).await
@@ -171,21 +174,10 @@ impl Gateway {
         endpoint: Arc<Endpoint>,
     ) -> pingora::Result<Option<Next>> {
         let snapshot = ctx.snapshot.clone();
-        let limits = &snapshot.config.config.limits;
-        let bounds = request_body::BodyLimits {
-            limit: limits.max_body.as_usize(),
-            timeout: limits.body_timeout.get(),
-            total: limits.max_buffered.as_usize(),
-            free: request_body::free(http1::stream_slot()),
-        };
-        let mut load = self.state.buffer();
-        let read = request_body::read(session, &bounds, &mut load).await?;
-        ctx.buffered = Some(load);
-        let body = match read {
+        let body = match self.read_body(session, ctx, request_body::free(http1::stream_slot())).await? {
             Ok(body) => body,
             Err(rejection) => return self.refuse_with(session, ctx, "size", rejection).await,
         };
-        ctx.received = body.len();
         match self.batch_session(session, ctx, &endpoint, &body) {
             Ok(None) => {}
             Ok(Some(client)) => {
@@ -224,6 +216,7 @@ impl Gateway {
             snapshot: &snapshot,
             endpoint: &endpoint,
             session: client.as_ref(),
+            sse_client: None,
             client: ctx.client,
             permit,
             slots: ctx.slots.clone(),
@@ -262,6 +255,27 @@ impl Gateway {
             }
             Err(rejection) => self.refuse_with(session, ctx, "dispatch", *rejection).await,
         }
+    }
+
+    /// Reads the body of a POST; one of at most `free` bytes is not counted in `limits.max_buffered`.
+    pub(super) async fn read_body(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestContext,
+        free: usize,
+    ) -> pingora::Result<Result<Bytes, Rejection>> {
+        let limits = &ctx.snapshot.config.config.limits;
+        let bounds = request_body::BodyLimits {
+            limit: limits.max_body.as_usize(),
+            timeout: limits.body_timeout.get(),
+            total: limits.max_buffered.as_usize(),
+            free,
+        };
+        let mut load = self.state.buffer();
+        let read = request_body::read(session, &bounds, &mut load).await?;
+        ctx.buffered = Some(load);
+        ctx.received = read.as_ref().map_or(0, Bytes::len);
+        Ok(read)
     }
 
     /// Starts a call to a server of the other era, with the caller's credentials for it.
@@ -342,7 +356,7 @@ impl Gateway {
 
     /// The filter for servers' messages on a caller's stream: it drops messages of servers that the caller
     /// may no longer use, and redacts secrets where this is configured.
-    fn bypasses_refusal(&self, path: &Arc<str>, caller: Caller) -> MessageFilter {
+    pub(super) fn bypasses_refusal(&self, path: &Arc<str>, caller: Caller) -> MessageFilter {
         let (dispatcher, path) = (self.dispatcher.clone(), path.clone());
         Arc::new(move |server, message| {
             passed(dispatcher.clone(), path.clone(), caller.clone(), server, message).boxed()
@@ -359,7 +373,7 @@ impl Gateway {
         Box::pin(respond::write_error(session, ctx)).await.map(|()| None)
     }
 
-    async fn refuse_with(
+    pub(super) async fn refuse_with(
         &self,
         session: &mut Session,
         ctx: &mut RequestContext,

@@ -19,7 +19,7 @@ use pingora::{Error, ErrorType};
 use super::RequestContext;
 use super::accept_header::AcceptedTypes;
 use super::response_validator::ResponseValidator;
-use crate::catalog;
+use crate::catalog::{self, EndpointPath};
 use crate::dispatch::Response;
 use crate::telemetry::Outcome;
 use mcp::header_name;
@@ -195,8 +195,8 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
         downstream.set_total_drain_timeout(Some(DRAIN));
     }
     // By the form of the path alone, so that a rejection does not reveal whether the endpoint exists.
-    let mcp = catalog::is_endpoint(session.req_header().uri.path());
-    let body = if mcp {
+    let endpoint = catalog::is_endpoint(session.req_header().uri.path());
+    let body = if endpoint.is_some() {
         message::rejection_response(ctx.id.as_deref(), rejection)
     } else {
         rest_error(rejection, ctx.request_id)
@@ -204,7 +204,8 @@ pub async fn write_error(session: &mut Session, ctx: &mut RequestContext) -> pin
     let mut head = ResponseHeader::build_no_case(rejection.status, Some(6))?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     if rejection.status == 405 {
-        head.insert_header(ALLOW, HeaderValue::from_static("POST, GET, DELETE"))?;
+        let methods = endpoint.unwrap_or(EndpointPath::Mcp).methods();
+        head.insert_header(ALLOW, HeaderValue::from_static(methods))?;
     }
     if let Some(challenge) = &rejection.challenge {
         head.insert_header(WWW_AUTHENTICATE, challenge.as_str())?;

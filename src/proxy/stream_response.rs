@@ -16,6 +16,7 @@ use super::accept_header::AcceptedTypes;
 use super::respond::{add_common_headers, write_body, write_error, write_head, write_response};
 use super::{RequestContext, request_head};
 use crate::dispatch::{Dispatcher, Response};
+use crate::registry::Snapshot;
 use crate::streams::{MessageStream, StreamItem};
 use crate::telemetry::Outcome;
 use mcp::jsonrpc::message;
@@ -45,7 +46,9 @@ pub(super) async fn still_authorized(
     dispatcher: &Dispatcher,
 ) -> bool {
     let snapshot = dispatcher.registry.snapshot();
-    if snapshot.config.config.rbac != ctx.snapshot.config.config.rbac {
+    if snapshot.config.config.rbac != ctx.snapshot.config.config.rbac
+        && !still_shown(session, ctx, dispatcher, &snapshot).await
+    {
         return false;
     }
     ctx.snapshot = snapshot.clone();
@@ -54,6 +57,22 @@ pub(super) async fn still_authorized(
         Ok(now) => now.same_principal(caller) && now.roles == caller.roles && now.scopes == caller.scopes,
         // A failure to read the keys says nothing about the caller.
         Err(rejection) => rejection.status >= 500,
+    }
+}
+
+/// Whether a stream goes on under other roles. That of a client over HTTP+SSE does, because the client could not
+/// come back to its session: its messages, and those of servers, are judged by the current rules anyway.
+async fn still_shown(
+    session: &Session,
+    ctx: &RequestContext,
+    dispatcher: &Dispatcher,
+    snapshot: &Snapshot,
+) -> bool {
+    match (snapshot.catalog.served(session.req_header().uri.path()), &ctx.caller) {
+        (Some((endpoint, _)), Some(caller)) if ctx.is_sse_client => {
+            dispatcher.shows(snapshot, endpoint, caller).await
+        }
+        _ => false,
     }
 }
 
@@ -73,7 +92,8 @@ pub async fn stream_to_client(
     dispatcher: &Dispatcher,
 ) -> pingora::Result<()> {
     let keep_alive = ctx.snapshot.config.config.limits.sse_keepalive.get();
-    let takes_events = AcceptedTypes::of(session).events;
+    // Over HTTP+SSE there is no other type.
+    let takes_events = ctx.is_sse_client || AcceptedTypes::of(session).events;
     let mut begun = false;
     let _counted = message_stream.stream.then(|| dispatcher.metrics.stream());
     if message_stream.stream {
@@ -122,6 +142,10 @@ pub async fn stream_to_client(
                 quiet = Instant::now();
             }
             Some(StreamItem::Message(_)) => {}
+            Some(StreamItem::Endpoint(uri)) => {
+                write_body(session, sse::endpoint(&uri), false).await?;
+                quiet = Instant::now();
+            }
             Some(StreamItem::Final(message)) => {
                 let error = message::read(&message).and_then(|message| message.error);
                 if error.is_some() {

@@ -15,9 +15,16 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::session_limits::{OwnerKey, OwnerSessions, SessionLimits, TooManySessions};
-use super::{Servers, Session};
+use super::{Outbox, Servers, Session};
 use crate::telemetry::Metrics;
 use mcp::jsonrpc::message;
+
+/// What a client says of itself with `initialize`, and the version that it got.
+pub struct ClientInit {
+    pub version: &'static str,
+    pub capabilities: Bytes,
+    pub client_info: Bytes,
+}
 
 pub struct SessionManager {
     pub(super) open: DashMap<String, Arc<Session>>,
@@ -51,6 +58,20 @@ impl SessionManager {
         client_info: Bytes,
         limits: SessionLimits,
     ) -> Result<Arc<Session>, TooManySessions> {
+        let init = ClientInit { version, capabilities, client_info };
+        self.open_with(Arc::default(), owner_key, path, init, limits)
+    }
+
+    /// The same for a client that has its stream already.
+    pub fn open_with(
+        &self,
+        outbox: Arc<Outbox>,
+        owner_key: OwnerKey,
+        path: &Arc<str>,
+        init: ClientInit,
+        limits: SessionLimits,
+    ) -> Result<Arc<Session>, TooManySessions> {
+        let ClientInit { version, capabilities, client_info } = init;
         if self.open.len() >= limits.total && !self.evict_idle() {
             return Err(TooManySessions::Total(limits.total));
         }
@@ -69,7 +90,7 @@ impl SessionManager {
             client_info,
             upstream_slots: Mutex::new(HashMap::new()),
             draining: Mutex::default(),
-            outbox: Arc::default(),
+            outbox,
             list_change_caller: ArcSwapOption::empty(),
             shared: Mutex::default(),
             server_requests: super::PendingServerRequests::default(),

@@ -16,6 +16,7 @@ mod outbox;
 mod server_requests;
 mod session_limits;
 mod shared_upstream;
+mod sse_client;
 mod upstream_close;
 mod upstream_notifications;
 mod upstream_session;
@@ -49,12 +50,13 @@ use mcp::method::{Method, Sender};
 pub use client_questions::{AskedQuestion, ClientQuestions, ClientReply, OpenQuestion};
 pub use client_state::{ClientState, StateChange};
 pub use in_flight::{CancelOnDrop, InFlight, InFlightGuard, InFlightRequest, SentIds};
-pub use manager::SessionManager;
+pub use manager::{ClientInit, SessionManager};
 pub use outbox::{Outbox, OutboxItem, OutboxStream, TooManyStreams};
 pub use server_requests::ClientAnswer;
 use server_requests::PendingServerRequests;
 pub use session_limits::{OwnerKey, SessionLimits, TooManySessions};
 use shared_upstream::SharedSubscription;
+pub use sse_client::{SseCall, SseCallGuard, SseClient, SseClients, SseStreamGuard};
 use upstream_session::UpstreamSlot;
 
 /// What one MCP client opened with `initialize`. Its `impl` is spread over these files:

@@ -69,8 +69,9 @@ impl Session {
 
     /// Cancels what is in flight and closes all upstream sessions.
     pub(super) async fn close_upstreams(&self) {
-        self.ended.cancel();
+        // Before those that wait for them notice the end and drop them.
         let in_flight_requests = self.in_flight.drain();
+        self.ended.cancel();
         for in_flight in &in_flight_requests {
             if let Some(stop) = &in_flight.stop {
                 stop.cancel();

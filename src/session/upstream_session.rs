@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::join_all;
 use http::HeaderValue;
+use mcp::version;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -282,7 +283,8 @@ impl Session {
         let Some(http) = server.endpoint_pool() else {
             return Err(UpstreamError::InvalidResponse("it keeps no sessions".into()));
         };
-        let mut params = format!(r#"{{"protocolVersion":"{}","capabilities":"#, self.version).into_bytes();
+        let version = version::over_streamable_http(self.version);
+        let mut params = format!(r#"{{"protocolVersion":"{version}","capabilities":"#).into_bytes();
         params.extend_from_slice(&self.capabilities);
         params.extend_from_slice(br#","clientInfo":"#);
         params.extend_from_slice(&self.client_info);

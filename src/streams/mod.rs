@@ -4,6 +4,7 @@
 pub mod call;
 pub mod notifications;
 pub mod resource_updates;
+pub mod sse_client;
 
 use bytes::Bytes;
 use mcp::{Reason, Rejection};
@@ -21,6 +22,8 @@ pub enum StreamItem {
     Rejected(Box<Rejection>),
     /// The last item where there is no response: the message was accepted.
     Accepted,
+    /// The first item over HTTP+SSE: the URI to which the client POSTs its messages.
+    Endpoint(String),
 }
 
 /// A running stream. The channel closes after the last item, or without one where there is no response (a GET
@@ -47,7 +50,7 @@ impl MessageStream {
     pub async fn answer(mut self) -> Result<Bytes, Box<Rejection>> {
         loop {
             match self.items.recv().await {
-                Some(StreamItem::Message(_)) => {}
+                Some(StreamItem::Message(_) | StreamItem::Endpoint(_)) => {}
                 Some(StreamItem::Final(message)) => return Ok(message),
                 Some(StreamItem::Rejected(rejection)) => return Err(rejection),
                 Some(StreamItem::Accepted) => return Ok(Bytes::new()),

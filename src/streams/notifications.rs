@@ -23,7 +23,7 @@ use super::{AbortOnDrop, MessageStream, StreamItem};
 use crate::catalog::{Endpoint, ListKind};
 use crate::registry::{ListChange, ListChangeWatcher, Registry};
 use crate::server::Server;
-use crate::session::{MessageFilter, Session, TooManyStreams};
+use crate::session::{MessageFilter, OutboxStream, Session, TooManyStreams};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
 
@@ -45,30 +45,13 @@ pub fn session_stream(
     // As short as possible: what is in the channel is lost when the client disconnects.
     let (text, receiver) = mpsc::channel(1);
     let stream = session.attach(timeout)?;
-    if session.list_change_caller.swap(Some(Arc::new(caller.clone()))).is_none() {
-        runtime.spawn(forward_list_changes(session.clone(), caller, list_changes));
-    }
+    announce_list_changes(runtime, &session, caller, list_changes);
     let ended = session.end();
     let task = runtime.spawn(async move {
-        let forward = async {
-            while let Ok(place) = text.reserve().await {
-                let outgoing = loop {
-                    let Some(item) = stream.next().await else { return };
-                    match &item.server {
-                        Some(server) => match pass(server.clone(), item.message).await {
-                            Some(message) => break message,
-                            None => continue,
-                        },
-                        None => break item.message,
-                    }
-                };
-                place.send(StreamItem::Message(outgoing));
-            }
-        };
         tokio::select! {
             () = drain.cancelled() => {}
             () = ended.cancelled() => {}
-            () = forward => {}
+            () = forward(&stream, &pass, &text) => {}
         }
     });
     Ok(MessageStream {
@@ -77,6 +60,35 @@ pub fn session_stream(
         abort_on_drop: Some(AbortOnDrop(task.abort_handle())),
         final_message: None,
     })
+}
+
+/// Writes what waits for a session to one of its streams, until the stream was closed or its client has left.
+pub(super) async fn forward(stream: &OutboxStream, pass: &MessageFilter, text: &mpsc::Sender<StreamItem>) {
+    while let Ok(place) = text.reserve().await {
+        let outgoing = loop {
+            let Some(item) = stream.next().await else { return };
+            match &item.server {
+                Some(server) => match pass(server.clone(), item.message).await {
+                    Some(message) => break message,
+                    None => continue,
+                },
+                None => break item.message,
+            }
+        };
+        place.send(StreamItem::Message(outgoing));
+    }
+}
+
+/// Notifies a session of list changes from now on, as this caller sees them.
+pub fn announce_list_changes(
+    runtime: &Handle,
+    session: &Arc<Session>,
+    caller: Caller,
+    list_changes: ListChangeWatcher,
+) {
+    if session.list_change_caller.swap(Some(Arc::new(caller.clone()))).is_none() {
+        runtime.spawn(forward_list_changes(session.clone(), caller, list_changes));
+    }
 }
 
 /// Notifies a session of list changes, once each and not once per stream, from its first stream to its end.

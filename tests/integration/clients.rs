@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
-use crate::harness::{node, python, root, tools};
+use crate::harness::{node, python, python_v1, root, tools};
 
 /// A client that takes longer hangs.
 const MAX_WAIT: Duration = Duration::from_secs(120);
@@ -18,6 +18,8 @@ static SLOTS: Semaphore = Semaphore::const_new(3);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sdk {
     Python,
+    /// The Python SDK 1.x.
+    PythonV1,
     TypeScript,
 }
 
@@ -70,6 +72,7 @@ pub async fn drive(
 ) -> Ran {
     let (program, script) = match sdk {
         Sdk::Python => (python(), format!("tests/clients/{script}.py")),
+        Sdk::PythonV1 => (python_v1(), format!("tests/clients/{script}.py")),
         Sdk::TypeScript => (node(), format!("tests/clients/{script}.mjs")),
     };
     let mut command = Command::new(program);

@@ -46,6 +46,12 @@ impl Events {
 
     /// The next message; an error when the stream broke.
     pub async fn try_next(&mut self) -> Result<Option<Value>, String> {
+        let event = self.try_event().await?;
+        Ok(event.map(|(_, data)| serde_json::from_str(&data).expect("an event is a JSON message")))
+    }
+
+    /// The name and the data of the next event that has data.
+    pub async fn try_event(&mut self) -> Result<Option<(String, String)>, String> {
         loop {
             while let Some(event) = self.event() {
                 let field = |name: &str| {
@@ -57,7 +63,7 @@ impl Events {
                 }
                 let data = field("data").join("\n");
                 if !data.is_empty() {
-                    return Ok(Some(serde_json::from_str(&data).expect("an event is a JSON message")));
+                    return Ok(Some((field("event").concat(), data)));
                 }
             }
             let chunk = tokio::time::timeout(MAX_WAIT, self.response.chunk()).await;

@@ -32,6 +32,13 @@ pub fn python() -> PathBuf {
     tools().join("venv/bin/python")
 }
 
+/// The same with the Python SDK 1.x.
+pub fn python_v1() -> PathBuf {
+    let python = tools().join("venv-mcp1/bin/python");
+    assert!(python.exists(), "{} is missing: run `make setup`", python.display());
+    python
+}
+
 /// Node 22 with the packages of `tests/tools/package.json`.
 pub fn node() -> PathBuf {
     tools();

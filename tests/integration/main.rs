@@ -50,6 +50,7 @@ mod reload;
 mod running_calls;
 mod server_crash;
 mod sessions;
+mod sse_front;
 mod sse_servers;
 mod starting;
 mod stdio;

@@ -3,12 +3,14 @@
 //!
 //! Clients compare `resource` of that document with their own URL. The official SDKs require the same origin
 //! and the same or a parent path; RFC 9728 §3.3 requires equality. So each endpoint names its own URL, except
-//! `/mcp`, which is the configured resource.
+//! `/mcp`, which is the configured resource. Over HTTP+SSE the URL is that of the event stream.
 
 use serde_json::json;
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 const MAIN: &str = "/mcp";
+const SSE: &str = "/sse";
+const MESSAGES: &str = "/messages";
 
 /// The content of `/.well-known/oauth-protected-resource`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub struct ResourceMetadata {
     pub resource: String,
     pub authorization_servers: Vec<String>,
     pub scopes_supported: Vec<String>,
-    /// `scheme://host[:port]` under which clients reach the gateway.
+    /// `scheme://host[:port]` under which clients reach the gateway, and perhaps a path that a proxy removes.
     pub public_url: String,
 }
 
@@ -33,6 +35,8 @@ impl ResourceMetadata {
     /// The document for a request path; `None` if there is none.
     pub fn document(&self, path: &str) -> Option<Vec<u8>> {
         let endpoint = path.strip_prefix(WELL_KNOWN)?;
+        // RFC 9728 §3.1 puts the public path here, where a proxy may leave it.
+        let endpoint = endpoint.strip_prefix(self.public_path()).unwrap_or(endpoint);
         let resource = match endpoint {
             "" | "/" | MAIN => self.resource.clone(),
             endpoint if is_endpoint(endpoint) => format!("{}{endpoint}", self.origin()),
@@ -52,8 +56,15 @@ impl ResourceMetadata {
     /// The URL of the document for an endpoint; for an unknown path that of the main endpoint. The path comes
     /// from the client, so an unchecked path must not be echoed.
     fn url(&self, path: &str) -> String {
+        let stream = path.strip_suffix(MESSAGES).map(|scope| format!("{scope}{SSE}"));
+        let path = stream.as_deref().unwrap_or(path);
         let path = if path == MAIN || is_endpoint(path) { path } else { "" };
         format!("{}{WELL_KNOWN}{path}", self.origin())
+    }
+
+    fn public_path(&self) -> &str {
+        let rest = self.origin().split_once("://").map_or("", |(_, rest)| rest);
+        rest.find('/').map_or("", |at| &rest[at..])
     }
 
     fn origin(&self) -> &str {
@@ -61,12 +72,14 @@ impl ResourceMetadata {
     }
 }
 
-/// `/servers/NAME/mcp`, with a name of plain letters.
+/// `/sse`, `/servers/NAME/mcp` or `/servers/NAME/sse`, with a name of plain letters.
 fn is_endpoint(path: &str) -> bool {
-    let name = path.strip_prefix("/servers/").and_then(|path| path.strip_suffix(MAIN));
-    name.is_some_and(|name| {
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    })
+    let scope = path.strip_suffix(MAIN).or_else(|| path.strip_suffix(SSE));
+    let name = scope.and_then(|scope| scope.strip_prefix("/servers/"));
+    path == SSE
+        || name.is_some_and(|name| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        })
 }
 
 /// The value of `WWW-Authenticate`.

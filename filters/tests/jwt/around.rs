@@ -221,6 +221,9 @@ fn nothing_of_a_path_that_is_no_endpoint_comes_back() {
         "/servers/../mcp",
         "/servers//mcp",
         "/servers/a/b/mcp",
+        "/servers/a/b/sse",
+        "/servers//messages",
+        "/x/messages",
         "/metrics",
     ] {
         let challenge = auth.challenge(path, None, &[]);
@@ -238,6 +241,8 @@ fn each_endpoint_has_a_document_that_names_its_own_url() {
         ("/", AUDIENCE),
         ("/mcp", AUDIENCE),
         ("/servers/files/mcp", "https://gateway.example/servers/files/mcp"),
+        ("/sse", "https://gateway.example/sse"),
+        ("/servers/files/sse", "https://gateway.example/servers/files/sse"),
     ] {
         let document = auth.metadata_document(&format!("/.well-known/oauth-protected-resource{path}"));
         let document: Value = serde_json::from_slice(&document.expect(path)).expect("JSON");
@@ -256,4 +261,35 @@ fn each_endpoint_has_a_document_that_names_its_own_url() {
     ] {
         assert_eq!(auth.metadata_document(path), None, "{path}");
     }
+}
+
+#[test]
+fn both_paths_of_http_sse_lead_to_the_document_of_the_event_stream() {
+    let auth = auth();
+    for (path, described) in [
+        ("/sse", "/sse"),
+        ("/messages", "/sse"),
+        ("/servers/files/sse", "/servers/files/sse"),
+        ("/servers/files/messages", "/servers/files/sse"),
+    ] {
+        let challenge = auth.challenge(path, None, &[]);
+        let end = format!("\"https://gateway.example/.well-known/oauth-protected-resource{described}\"");
+        assert!(challenge.ends_with(&end), "{path}: {challenge}");
+    }
+}
+
+#[test]
+fn behind_a_proxy_that_removes_a_path_documents_name_the_public_one() {
+    let mut settings = settings();
+    settings.metadata.as_mut().expect("metadata").public_url = "https://gateway.example/tools".into();
+    let auth = Auth::new(settings);
+    let challenge = auth.challenge("/servers/files/mcp", None, &[]);
+    let place = "https://gateway.example/tools/.well-known/oauth-protected-resource/servers/files/mcp\"";
+    assert!(challenge.ends_with(place), "{challenge}");
+    for path in ["/servers/files/mcp", "/tools/servers/files/mcp"] {
+        let document = auth.metadata_document(&format!("/.well-known/oauth-protected-resource{path}"));
+        let document: Value = serde_json::from_slice(&document.expect(path)).expect("JSON");
+        assert_eq!(document["resource"], "https://gateway.example/tools/servers/files/mcp");
+    }
+    assert_eq!(auth.metadata_document("/.well-known/oauth-protected-resource/toolsx/mcp"), None);
 }

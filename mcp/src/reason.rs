@@ -85,6 +85,7 @@ reasons! {
     SecretInArguments = "secret_in_arguments",
     SessionMissing = "session_missing",
     Stopping = "stopping",
+    SubscriptionRefused = "subscription_refused",
     TargetTooLong = "target_too_long",
     TokenExchange = "token_exchange",
     TokenExpired = "token_expired",

@@ -6,7 +6,9 @@
 
 mod client_sessions;
 mod legacy_client;
+mod legacy_subscriptions;
 mod modern_client;
+mod modern_subscriptions;
 mod request_state;
 mod server_side;
 
@@ -25,15 +27,18 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::process::fd_limit::descriptors;
+use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::{OwnerKey, Session, SessionLimits, SessionManager};
 use crate::store::parking::Parking;
 use crate::store::sealing::SharedKeyring;
 use crate::streams::MessageStream;
+use crate::streams::resource_updates::SubscribeLegacy;
 use crate::telemetry::Metrics;
 use crate::upstream::ResponseRedactor;
 use client_sessions::ModernClientSessions;
 use modern_client::Leg;
+use modern_subscriptions::SubscribedSessions;
 
 /// How often a server may ask for input in one call.
 const MAX_ROUNDS: usize = 10;
@@ -51,12 +56,14 @@ pub const LOG_LEVELS: [&str; 8] =
 
 /// What the calls of a process have in common.
 pub struct Bridge {
+    registry: Arc<Registry>,
     sessions: Arc<SessionManager>,
     metrics: Arc<Metrics>,
     runtime: Handle,
     keyring: SharedKeyring,
     parked: Parking<mpsc::Sender<Leg>>,
     client_sessions: ModernClientSessions,
+    subscribed_sessions: SubscribedSessions,
 }
 
 /// A call to a server of the other era, complete but for the caller's credentials.
@@ -123,18 +130,21 @@ impl ModernClient {
 
 impl Bridge {
     pub fn new(
+        registry: Arc<Registry>,
         sessions: Arc<SessionManager>,
         metrics: Arc<Metrics>,
         runtime: Handle,
         keyring: SharedKeyring,
     ) -> Arc<Self> {
         let bridge = Arc::new(Self {
+            registry,
             sessions,
             metrics,
             runtime,
             keyring,
             parked: Parking::new(descriptors().map_or(MAX_PARKED, |limit| (limit / 4).min(MAX_PARKED))),
             client_sessions: ModernClientSessions::default(),
+            subscribed_sessions: SubscribedSessions::default(),
         });
         let swept = Arc::downgrade(&bridge);
         bridge.runtime.spawn(async move {
@@ -142,6 +152,7 @@ impl Bridge {
                 tokio::time::sleep(SWEEP).await;
                 let Some(bridge) = swept.upgrade() else { return };
                 bridge.parked.sweep();
+                bridge.subscribed_sessions.retain(|_, session| session.strong_count() > 0);
             }
         });
         bridge
@@ -158,9 +169,19 @@ impl Bridge {
         bearer: Option<HeaderValue>,
     ) -> Result<MessageStream, Box<Rejection>> {
         match call.client {
+            BridgedClient::Legacy(session)
+                if matches!(call.request.method, Method::Subscribe | Method::Unsubscribe) =>
+            {
+                Ok(legacy_subscriptions::start(self, call.request, session))
+            }
             BridgedClient::Legacy(session) => Ok(legacy_client::start(self, call.request, session, bearer)),
             BridgedClient::Modern(client) => modern_client::start(self, call.request, *client, bearer),
         }
+    }
+
+    /// Subscribes to resources of legacy servers, for one `subscriptions/listen` of this client.
+    pub fn subscribe_legacy(self: &Arc<Self>, client: ModernClient) -> SubscribeLegacy {
+        modern_subscriptions::subscribe(self, client)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mcp::Era;
+use mcp::bridge::capabilities::without_subscriptions;
 use mcp::json::quote::quote;
 
 use super::ServerLists;
@@ -44,7 +45,13 @@ pub fn capabilities(client_era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_
     if let (Scope::Single, [(server, server_lists)]) = (scope, lists)
         && server.forwards_natively()
     {
-        return server_lists.handshake.capabilities.clone();
+        let own = &server_lists.handshake.capabilities;
+        let declared = server_lists.handshake.has_capability("resources", Some("subscribe"));
+        let kept = match declared && !accepts_subscriptions(client_era, server, server_lists) {
+            true => without_subscriptions(own),
+            false => None,
+        };
+        return kept.map_or_else(|| own.clone(), Bytes::from);
     }
     let offers = |name: &str, flag| {
         lists.iter().any(|(_, server_lists)| server_lists.handshake.has_capability(name, flag))
@@ -59,13 +66,9 @@ pub fn capabilities(client_era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_
             parts.push(r#""prompts":{"listChanged":true}"#.to_owned());
         }
         if starting || offers("resources", None) {
-            let carried = lists.iter().any(|(server, server_lists)| match client_era {
-                Era::Legacy => {
-                    (server.forwards_natively() || server.upstream.shared_subscriptions().is_some())
-                        && server_lists.handshake.has_capability("resources", Some("subscribe"))
-                }
-                Era::Modern => accepts_subscriptions(server, server_lists),
-            });
+            let carried = lists
+                .iter()
+                .any(|(server, server_lists)| accepts_subscriptions(client_era, server, server_lists));
             let subscribe = if carried { r#","subscribe":true"# } else { "" };
             parts.push(format!(r#""resources":{{"listChanged":true{subscribe}}}"#));
         }
@@ -83,10 +86,18 @@ pub fn capabilities(client_era: Era, lists: &[ServerEntry<'_>], scope: &Scope<'_
     Bytes::from(format!("{{{}}}", parts.join(",")))
 }
 
-/// Whether a modern server notifies of resource changes and the gateway can subscribe. A server that is
-/// called in its callers' names would need a subscription for each.
-pub fn accepts_subscriptions(server: &Server, lists: &ServerLists) -> bool {
-    server.upstream.resource_updates().is_some()
-        && !server.is_personal()
-        && lists.handshake.has_capability("resources", Some("subscribe"))
+/// Whether a server notifies of resource changes and the gateway can subscribe for clients of this era. Where
+/// the gateway itself subscribes, a server that is called in its callers' names is left out: its tokens expire
+/// before the subscription ends.
+pub fn accepts_subscriptions(client_era: Era, server: &Server, lists: &ServerLists) -> bool {
+    let carried = match (client_era, lists.era) {
+        (_, Era::Modern) => server.upstream.resource_updates().is_some() && !server.is_personal(),
+        (Era::Modern, Era::Legacy) => has_legacy_subscriptions(server) && !server.is_personal(),
+        (Era::Legacy, Era::Legacy) => has_legacy_subscriptions(server),
+    };
+    carried && lists.handshake.has_capability("resources", Some("subscribe"))
+}
+
+fn has_legacy_subscriptions(server: &Server) -> bool {
+    server.forwards_natively() || server.upstream.shared_subscriptions().is_some()
 }

@@ -126,9 +126,9 @@ fn view(
         let shown: HashSet<u64> = view.tools.values().map(|target| target.server.serial).collect();
         entries_by_server.retain(|(server, _)| shown.contains(&server.serial));
     }
-    let following = entries_by_server
-        .iter()
-        .filter(|(server, server_lists)| server_info::accepts_subscriptions(server, server_lists));
+    let following = entries_by_server.iter().filter(|(server, server_lists)| {
+        server_info::accepts_subscriptions(client_era, server, server_lists)
+    });
     view.resource_servers = following.map(|(server, _)| server.serial).collect();
     view.capabilities = server_info::capabilities(client_era, &entries_by_server, scope, view.starting);
     view.instructions = server_info::instructions(&entries_by_server, scope);

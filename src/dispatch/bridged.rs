@@ -25,9 +25,17 @@ fn is_implementation(info: &[u8]) -> bool {
     info.len() <= MAX_CLIENT && is_text("name") && is_text("version")
 }
 
-/// The methods whose calls are bridged.
+/// The methods whose calls are bridged. Only the legacy era has the last two.
 fn is_bridged(method: Method) -> bool {
-    matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead | Method::Complete)
+    matches!(
+        method,
+        Method::ToolsCall
+            | Method::PromptsGet
+            | Method::ResourcesRead
+            | Method::Complete
+            | Method::Subscribe
+            | Method::Unsubscribe
+    )
 }
 
 impl Dispatcher {
@@ -42,7 +50,13 @@ impl Dispatcher {
         renamed: Option<(Span, Arc<str>)>,
     ) -> Result<Dispatch, Box<Rejection>> {
         let client_era = authorized.permit.client_era;
-        if !is_bridged(method) {
+        let subscribes = matches!(method, Method::Subscribe | Method::Unsubscribe);
+        let follows = |server: &Server| {
+            let session = authorized.session.filter(|_| method == Method::Unsubscribe);
+            authorized.endpoint.view(client_era).resource_servers.contains(&server.serial)
+                || session.is_some_and(|session| session.bridged_listens.has(&server.name))
+        };
+        if !is_bridged(method) || subscribes && !follows(&server) {
             return Err(unknown_method(client_era));
         }
         let redactor = ResponseRedactor::of(
@@ -83,39 +97,9 @@ impl Dispatcher {
                     Some(None) => return Err(Box::new(invalid_state())),
                     state => state.flatten(),
                 };
-                // What a server gets of it is a word of this list, never the client's text.
-                let log_level = match rpc.meta.log_level.map(|level| message::string(level.of(body))) {
-                    None => None,
-                    Some(level) => {
-                        let known = LOG_LEVELS.iter().find(|known| level.as_deref() == Some(**known));
-                        let message = || format!("the log level must be one of {}", LOG_LEVELS.join(", "));
-                        Some(*known.ok_or_else(|| invalid(client_era, Reason::UnknownLevel, message()))?)
-                    }
-                };
-                let capabilities =
-                    rpc.meta.client_capabilities.map_or_else(|| Bytes::from_static(b"{}"), copy);
-                if capabilities.len() > MAX_CLIENT {
-                    let message = format!("clientCapabilities are longer than {MAX_CLIENT} bytes");
-                    return Err(invalid(client_era, Reason::ClientTooLong, message));
-                }
-                let caller = authorized.permit.caller.clone();
-                BridgedClient::Modern(Box::new(ModernClient {
-                    owner: ModernClient::owner_key(&caller, authorized.client),
-                    caller,
-                    limits: session_limits(authorized.snapshot),
-                    endpoint: authorized.endpoint.path.clone(),
-                    address: authorized.client,
-                    capabilities,
-                    client_info: rpc
-                        .meta
-                        .client_info
-                        .map(copy)
-                        .filter(|info| is_implementation(info))
-                        .unwrap_or_else(|| Bytes::from_static(br#"{"name":"unknown","version":"0"}"#)),
-                    log_level,
-                    request_state,
-                    input_responses: rpc.input_responses.map(copy),
-                }))
+                let input_responses = rpc.input_responses.map(copy);
+                let client = modern_client(&authorized)?;
+                BridgedClient::Modern(Box::new(ModernClient { request_state, input_responses, ..client }))
             }
         };
         let tool_is_safe = method == Method::ToolsCall && target.is_some_and(|target| target.idempotent);
@@ -136,4 +120,43 @@ impl Dispatcher {
         };
         Ok(Dispatch::Bridge(Box::new(BridgedCall { client, request })))
     }
+}
+
+/// A modern client, as its request describes it; without what a retry has.
+pub(super) fn modern_client(authorized: &AuthorizedRequest<'_>) -> Result<ModernClient, Box<Rejection>> {
+    let (rpc, body) = (&authorized.permit.rpc, &authorized.body);
+    let client_era = authorized.permit.client_era;
+    let copy = |span: Span| Bytes::copy_from_slice(span.of(body));
+    // What a server gets of it is a word of this list, never the client's text.
+    let log_level = match rpc.meta.log_level.map(|level| message::string(level.of(body))) {
+        None => None,
+        Some(level) => {
+            let known = LOG_LEVELS.iter().find(|known| level.as_deref() == Some(**known));
+            let message = || format!("the log level must be one of {}", LOG_LEVELS.join(", "));
+            Some(*known.ok_or_else(|| invalid(client_era, Reason::UnknownLevel, message()))?)
+        }
+    };
+    let capabilities = rpc.meta.client_capabilities.map_or_else(|| Bytes::from_static(b"{}"), copy);
+    if capabilities.len() > MAX_CLIENT {
+        let message = format!("clientCapabilities are longer than {MAX_CLIENT} bytes");
+        return Err(invalid(client_era, Reason::ClientTooLong, message));
+    }
+    let caller = authorized.permit.caller.clone();
+    Ok(ModernClient {
+        owner: ModernClient::owner_key(&caller, authorized.client),
+        caller,
+        limits: session_limits(authorized.snapshot),
+        endpoint: authorized.endpoint.path.clone(),
+        address: authorized.client,
+        capabilities,
+        client_info: rpc
+            .meta
+            .client_info
+            .map(copy)
+            .filter(|info| is_implementation(info))
+            .unwrap_or_else(|| Bytes::from_static(br#"{"name":"unknown","version":"0"}"#)),
+        log_level,
+        request_state: None,
+        input_responses: None,
+    })
 }

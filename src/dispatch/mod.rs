@@ -37,6 +37,7 @@ use crate::store::sealing::{Keyring, SharedKeyring};
 use crate::streams::{MessageStream, notifications};
 use crate::telemetry::{CallCounters, DroppedMessage, Metrics, Outcome};
 use crate::upstream::http::Fnv;
+use bridged::modern_client;
 use forward::state_change;
 use mcp::jsonrpc::message;
 use mcp::method;
@@ -173,7 +174,13 @@ impl Dispatcher {
     ) -> Arc<Self> {
         let sessions = SessionManager::new(metrics.clone(), runtime.clone());
         let keyring = SharedKeyring::new(ArcSwap::from_pointee(keyring));
-        let bridge = Bridge::new(sessions.clone(), metrics.clone(), runtime.clone(), keyring.clone());
+        let bridge = Bridge::new(
+            registry.clone(),
+            sessions.clone(),
+            metrics.clone(),
+            runtime.clone(),
+            keyring.clone(),
+        );
         let sse_clients = SseClients::new(sessions.clone());
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         Arc::new(Self { registry, sessions, sse_clients, bridge, keyring, metrics, runtime, drain, cut })
@@ -399,6 +406,10 @@ impl Dispatcher {
                         "params.notifications must be an object, with at most 1024 resourceSubscriptions",
                     )
                 })?;
+                let legacy = match filter.has_legacy() {
+                    true => Some(self.bridge.subscribe_legacy(modern_client(&authorized)?)),
+                    false => None,
+                };
                 let (registry, caller) = (self.registry.clone(), authorized.permit.caller.clone());
                 let listening = notifications::Subscription {
                     id: Bytes::copy_from_slice(id),
@@ -413,6 +424,7 @@ impl Dispatcher {
                     .await,
                     caller,
                     server_info: Bytes::copy_from_slice(&view.server_info),
+                    legacy,
                 };
                 Ok(Dispatch::Stream(notifications::subscription_stream(
                     &self.runtime,

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use crate::upstream::subscriptions::is_within;
+
 /// Resources that a session may subscribe to, and the bytes of their URIs together.
 const MAX_SUBSCRIPTIONS: usize = 1024;
 const MAX_BYTES: usize = 64 * 1024;
@@ -80,6 +82,13 @@ impl ClientState {
 
     pub fn is_subscribed(&self, server: &str) -> bool {
         self.lock().subscriptions.contains_key(server)
+    }
+
+    /// Whether an update of this resource is for the client: it subscribes to it, or to one that it lies within.
+    pub fn covers(&self, server: &str, uri: &str) -> bool {
+        let kept = self.lock();
+        let mut subscribed = kept.subscriptions.get(server).into_iter().flatten();
+        subscribed.any(|subscribed| is_within(uri, subscribed))
     }
 
     /// The server at which a resource is subscribed to, whether it lists that or not.

@@ -30,6 +30,15 @@ impl Session {
 
     /// Declines a request that holds what its client may not get. `id` as the server wrote it.
     pub fn decline_blocked(&self, upstream_session: u64, id: &[u8]) {
+        self.decline_pending(
+            upstream_session,
+            id,
+            "the gateway does not let this request through: it holds secrets",
+        );
+    }
+
+    /// Declines a request that would have gone to the client, and says why. `id` as the server wrote it.
+    pub fn decline_pending(&self, upstream_session: u64, id: &[u8], text: &'static str) {
         if !self.server_requests.take(upstream_session, id) {
             return;
         }
@@ -38,7 +47,6 @@ impl Session {
         else {
             return;
         };
-        let text = "the gateway does not let this request through: it holds secrets";
         let rejection = Rejection::new(200, code::INTERNAL, Reason::InputRefused, text);
         self.send_declined(permit, server, upstream_session, id, &rejection);
     }

@@ -93,6 +93,7 @@ impl SessionManager {
             outbox,
             list_change_caller: ArcSwapOption::empty(),
             shared: Mutex::default(),
+            bridged_listens: super::BridgedListens::default(),
             server_requests: super::PendingServerRequests::default(),
             questions: super::ClientQuestions::default(),
             in_flight: super::InFlight::default(),

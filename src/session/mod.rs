@@ -5,6 +5,7 @@
 //! exist. Its upstream sessions are in `upstream_session`, `upstream_notifications` and `upstream_close`, its
 //! requests in `in_flight`, and all sessions of the process in `manager`.
 
+mod bridged_listens;
 mod client_questions;
 mod client_state;
 mod declined_requests;
@@ -47,6 +48,7 @@ use mcp::jsonrpc::message;
 use mcp::method;
 use mcp::method::{Method, Sender};
 
+pub use bridged_listens::{BridgedListen, BridgedListens};
 pub use client_questions::{AskedQuestion, ClientQuestions, ClientReply, OpenQuestion};
 pub use client_state::{ClientState, StateChange};
 pub use in_flight::{CancelOnDrop, InFlight, InFlightGuard, InFlightRequest, SentIds};
@@ -92,6 +94,8 @@ pub struct Session {
     pub list_change_caller: ArcSwapOption<Caller>,
     /// Subscriptions at servers that the session shares with others, by their serials.
     shared: Mutex<HashMap<u64, SharedSubscription>>,
+    /// Subscriptions at modern servers.
+    pub bridged_listens: BridgedListens,
     /// Servers' requests that the client may answer.
     server_requests: PendingServerRequests,
     /// Questions of the gateway itself, for servers that have no requests.

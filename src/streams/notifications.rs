@@ -18,7 +18,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::resource_updates;
-use super::resource_updates::ResourceEvent;
+use super::resource_updates::{
+    LegacySubscription, Receiver, ResourceEvent, SubscribeLegacy, acknowledged_in_time,
+};
 use super::{AbortOnDrop, MessageStream, StreamItem};
 use crate::catalog::{Endpoint, ListKind};
 use crate::registry::{ListChange, ListChangeWatcher, Registry};
@@ -125,8 +127,8 @@ pub struct SubscriptionFilter {
     tools: bool,
     prompts: bool,
     resources: bool,
-    /// URIs by the server that reads them.
-    updates: Vec<(Arc<Server>, Vec<String>)>,
+    /// URIs by the server that reads them, and the era in which it is asked.
+    updates: Vec<(Arc<Server>, Era, Vec<String>)>,
 }
 
 impl SubscriptionFilter {
@@ -150,7 +152,7 @@ impl SubscriptionFilter {
             (None, Some(_)) => name == "tools",
             (Some(_), _) => message::member(&view.capabilities, name).is_some(),
         };
-        let mut updates: BTreeMap<u64, (Arc<Server>, Vec<String>)> = BTreeMap::new();
+        let mut updates: BTreeMap<u64, (Arc<Server>, Era, Vec<String>)> = BTreeMap::new();
         if let Some(span) = message::member(notifications, "resourceSubscriptions") {
             for uri in strings(span.of(notifications)).filter(|uris| uris.len() <= MAX_RESOURCES)? {
                 let target = view.resource(&uri);
@@ -159,7 +161,8 @@ impl SubscriptionFilter {
                     && can_subscribe(&uri, &target.server)
                 {
                     let entry = updates.entry(target.server.serial);
-                    entry.or_insert_with(|| (target.server.clone(), Vec::new())).1.push(uri);
+                    let new = || (target.server.clone(), target.server_era, Vec::new());
+                    entry.or_insert_with(new).2.push(uri);
                 }
             }
         }
@@ -169,6 +172,11 @@ impl SubscriptionFilter {
             resources: wants("resourcesListChanged") && has("resources"),
             updates: updates.into_values().collect(),
         })
+    }
+
+    /// Whether a resource of it is at a server of the legacy era.
+    pub fn has_legacy(&self) -> bool {
+        self.updates.iter().any(|(_, server_era, _)| *server_era == Era::Legacy)
     }
 
     fn includes(&self, kind: ListKind) -> bool {
@@ -207,6 +215,8 @@ pub struct Subscription {
     pub list_changes: ListChangeWatcher,
     /// The server info of the endpoint in results.
     pub server_info: Bytes,
+    /// Subscribes at servers of the legacy era; set if there are resources of one.
+    pub legacy: Option<SubscribeLegacy>,
 }
 
 /// `subscriptions/listen` (2026-07-28, basic/patterns/subscriptions): the acknowledgement first, then the
@@ -217,7 +227,7 @@ pub fn subscription_stream(
     subscription_request: Subscription,
     drain: CancellationToken,
 ) -> MessageStream {
-    let Subscription { id, mut filter, caller, mut list_changes, server_info } = subscription_request;
+    let Subscription { id, mut filter, caller, mut list_changes, server_info, legacy } = subscription_request;
     let (message, receiver) = mpsc::channel(32);
     let handle = runtime.clone();
     let subscription = format!(r#""{SUBSCRIPTION_ID}":{}"#, String::from_utf8_lossy(&id));
@@ -227,8 +237,23 @@ pub fn subscription_stream(
     let task = runtime.spawn(async move {
         let (out, mut events) = mpsc::channel::<ResourceEvent>(32);
         // Only what the servers have acknowledged is acknowledged to the client.
-        let opening = std::mem::take(&mut filter.updates).into_iter().map(|(server, uris)| {
-            resource_updates::begin(&handle, registry.clone(), server, uris, id.clone(), out.clone())
+        let opening = std::mem::take(&mut filter.updates).into_iter().map(|(server, server_era, uris)| {
+            let (handle, registry, id, out) = (&handle, registry.clone(), id.clone(), out.clone());
+            let legacy = legacy.as_ref();
+            async move {
+                match server_era {
+                    Era::Modern => {
+                        let receiver = Receiver::Subscription(id);
+                        let begun =
+                            resource_updates::begin(handle, registry, server, uris, receiver, out).await;
+                        begun.map(|(abort_guard, uris)| (Some(abort_guard), uris))
+                    }
+                    Era::Legacy => {
+                        let promise = legacy?(LegacySubscription { server, uris, id, out });
+                        acknowledged_in_time(promise).await.map(|uris| (None, uris))
+                    }
+                }
+            }
         });
         let (mut followed, mut abort_guards) = (Vec::new(), Vec::new());
         for (abort_guard, uris) in join_all(opening).await.into_iter().flatten() {

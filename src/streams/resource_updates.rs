@@ -1,6 +1,6 @@
-//! Resource subscriptions at one server, for one stream of one client. It passes on the acknowledgement and
-//! the updates under the client's own id. Streams to servers end and are opened again; what may have been
-//! missed in between is sent as an update.
+//! Resource subscriptions at one server of the modern era, for one stream of one client, or for a session of
+//! the legacy era. It passes on the acknowledgement and the updates. Streams to servers end and are opened
+//! again; what may have been missed in between is sent as an update.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,14 @@ use super::AbortOnDrop;
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::upstream::server_messages::{ServerMessageFilter, redacted};
+use crate::upstream::subscriptions;
 use crate::upstream::{ResponseRedactor, WatchEnd, gateway_meta};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
 use mcp::method::Method;
 
 /// How long servers may take to acknowledge; the client waits for that.
-const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(3);
+pub const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses before a subscription is opened again.
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -35,6 +36,29 @@ pub enum ResourceEvent {
     Lost,
 }
 
+/// Who gets the updates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Receiver {
+    /// A `subscriptions/listen` with this id, as written. It ends when a resource of it is lost.
+    Subscription(Bytes),
+    /// A session of the legacy era, which goes on with the other resources.
+    Session,
+}
+
+/// A subscription at a server of the legacy era, for a `subscriptions/listen`.
+pub struct LegacySubscription {
+    pub server: Arc<Server>,
+    pub uris: Vec<String>,
+    /// The id of the `subscriptions/listen`, as written.
+    pub id: Bytes,
+    /// The subscription ends when the other end of this is gone.
+    pub out: mpsc::Sender<ResourceEvent>,
+}
+
+/// Begins such a subscription, and promises the resources that the server has accepted.
+pub type SubscribeLegacy =
+    Arc<dyn Fn(LegacySubscription) -> oneshot::Receiver<Vec<String>> + Send + Sync + 'static>;
+
 /// Starts a subscription; returns the resources that the server has acknowledged. `None` if it acknowledges
 /// none in time.
 pub async fn begin(
@@ -42,14 +66,19 @@ pub async fn begin(
     registry: Arc<Registry>,
     server: Arc<Server>,
     uris: Vec<String>,
-    id: Bytes,
+    receiver: Receiver,
     out: mpsc::Sender<ResourceEvent>,
 ) -> Option<(AbortOnDrop, Vec<String>)> {
     let (promised, promise) = oneshot::channel();
-    let subscriber = ResourceSubscriber::new(registry, uris, id, out, promised);
+    let subscriber = ResourceSubscriber::new(registry, uris, receiver, out, promised);
     let abort_guard = AbortOnDrop(runtime.spawn(subscriber.run(server)).abort_handle());
+    acknowledged_in_time(promise).await.map(|uris| (abort_guard, uris))
+}
+
+/// The acknowledged resources; `None` if there is none in time.
+pub async fn acknowledged_in_time(promise: oneshot::Receiver<Vec<String>>) -> Option<Vec<String>> {
     let uris = tokio::time::timeout(ACKNOWLEDGE_TIMEOUT, promise).await.ok()?.ok()?;
-    (!uris.is_empty()).then_some((abort_guard, uris))
+    (!uris.is_empty()).then_some(uris)
 }
 
 /// There is nothing to subscribe to, or no client any more.
@@ -59,8 +88,7 @@ pub struct NothingToWatch;
 pub struct ResourceSubscriber {
     registry: Arc<Registry>,
     uris: Vec<String>,
-    /// The client's own id, as written.
-    id: Bytes,
+    receiver: Receiver,
     out: mpsc::Sender<ResourceEvent>,
     promised: Option<oneshot::Sender<Vec<String>>>,
     /// The acknowledged resources.
@@ -71,11 +99,11 @@ impl ResourceSubscriber {
     pub fn new(
         registry: Arc<Registry>,
         uris: Vec<String>,
-        id: Bytes,
+        receiver: Receiver,
         out: mpsc::Sender<ResourceEvent>,
         promised: oneshot::Sender<Vec<String>>,
     ) -> Self {
-        Self { registry, uris, id, out, promised: Some(promised), subscribed: Vec::new() }
+        Self { registry, uris, receiver, out, promised: Some(promised), subscribed: Vec::new() }
     }
 
     /// Reads the subscription of a server, and opens it again when it ends; after a reload at the server that
@@ -145,32 +173,51 @@ impl ResourceSubscriber {
                 return if is_sent && !self.subscribed.is_empty() { Ok(()) } else { Err(NothingToWatch) };
             }
             for uri in &self.subscribed {
-                if !now.contains(uri) {
+                if now.contains(uri) {
+                    let note = update(uri, &self.receiver);
+                    self.out.send(ResourceEvent::Message(note)).await.map_err(|_| NothingToWatch)?;
+                } else if self.receiver != Receiver::Session {
                     return Err(NothingToWatch);
                 }
-                let id = String::from_utf8_lossy(&self.id);
-                let params = format!(r#"{{"uri":{},"_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}"#, quote(uri));
-                let note = message::notification(UPDATED, params.as_bytes());
-                self.out.send(ResourceEvent::Message(note)).await.map_err(|_| NothingToWatch)?;
             }
         } else if method == Some(Method::Updated)
             && self.promised.is_none()
-            && let Some(message) = with_subscription_id(message, &read, &self.id)
-            && let Some(message) = redacted(self.redactor(server).as_ref(), message)
+            && let Some(message) = self.for_receiver(message, &read)
+            && let Some(message) = redacted(redactor(&self.registry, server).as_ref(), message)
         {
             self.out.send(ResourceEvent::Message(message)).await.map_err(|_| NothingToWatch)?;
         }
         Ok(())
     }
 
-    fn redactor(&self, server: &Server) -> Option<ResponseRedactor> {
-        let snapshot = self.registry.snapshot();
-        let redactor = snapshot.config.redactor.as_ref();
-        ResponseRedactor::of(&server.name, &server.config, redactor, &self.registry.metrics)
+    /// An update of the server as the receiver gets it.
+    fn for_receiver(&self, message: &Bytes, read: &message::ServerMessage) -> Option<Bytes> {
+        match &self.receiver {
+            Receiver::Subscription(id) => with_subscription_id(message, read, id),
+            Receiver::Session => Some(update(&subscriptions::updated(message)?, &self.receiver)),
+        }
     }
 }
 
-const UPDATED: &str = "notifications/resources/updated";
+/// What searches the updates of a server for secrets, in the configuration of now.
+pub fn redactor(registry: &Registry, server: &Server) -> Option<ResponseRedactor> {
+    let snapshot = registry.snapshot();
+    let redactor = snapshot.config.redactor.as_ref();
+    ResponseRedactor::of(&server.name, &server.config, redactor, &registry.metrics)
+}
+
+/// The notification that a resource may have changed.
+pub fn update(uri: &str, receiver: &Receiver) -> Bytes {
+    let uri = quote(uri);
+    let params = match receiver {
+        Receiver::Subscription(id) => {
+            let id = String::from_utf8_lossy(id);
+            format!(r#"{{"uri":{uri},"_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}"#)
+        }
+        Receiver::Session => format!(r#"{{"uri":{uri}}}"#),
+    };
+    message::notification(Method::Updated.as_str(), params.as_bytes())
+}
 
 /// The resources that an acknowledgement names.
 fn acknowledged(params: &[u8]) -> Vec<String> {

@@ -122,16 +122,10 @@ impl ResourceSubscriptions {
         theirs.map(|(uri, _)| uri.clone()).collect()
     }
 
-    /// A resource has changed; it may lie within a subscribed one (2025-11-25, server/resources,
-    /// "Subscriptions").
+    /// A resource has changed.
     pub fn notify(&self, uri: &str) {
         let all = self.all();
-        let around = all.iter().filter(|(followed, _)| {
-            let rest = uri.strip_prefix(followed.as_str());
-            rest.is_some_and(|rest| {
-                rest.is_empty() || followed.ends_with('/') || rest.starts_with(['/', '#', '?'])
-            })
-        });
+        let around = all.iter().filter(|(followed, _)| is_within(uri, followed));
         for updates in around.flat_map(|(_, queues)| queues) {
             updates.push(uri);
         }
@@ -140,6 +134,12 @@ impl ResourceSubscriptions {
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Arc<UpdateQueue>>>> {
         self.by_uri.lock().expect("no holder of the lock panics")
     }
+}
+
+/// Whether a resource is a subscribed one or lies within it (2025-11-25, server/resources, "Subscriptions").
+pub fn is_within(uri: &str, subscribed: &str) -> bool {
+    let rest = uri.strip_prefix(subscribed);
+    rest.is_some_and(|rest| rest.is_empty() || subscribed.ends_with('/') || rest.starts_with(['/', '#', '?']))
 }
 
 /// The resource of an update notification.
@@ -153,7 +153,36 @@ pub fn updated(message: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_server_is_asked_by_the_first_subscriber_and_by_the_last() {
+        let (followers, one, two) =
+            (ResourceSubscriptions::default(), Arc::<UpdateQueue>::default(), Arc::<UpdateQueue>::default());
+        let asked = AtomicUsize::new(0);
+        let request = |outcome: Result<RpcOutcome, UpstreamError>| async {
+            asked.fetch_add(1, Ordering::Relaxed);
+            outcome
+        };
+        let done = || Ok(RpcOutcome::Result(Bytes::from_static(b"{}")));
+        let no = || Ok(RpcOutcome::Error(Bytes::from_static(b"{}")));
+        let counted = || asked.load(Ordering::Relaxed);
+        let lost = Err(UpstreamError::SessionClosed);
+        assert!(followers.subscribe("test://a", &one, request(lost)).await.is_err());
+        let refused = followers.subscribe("test://a", &one, request(no())).await.expect("an answer");
+        assert!(matches!(refused, RpcOutcome::Error(_)) && !followers.has("test://a"));
+        for (updates, count) in [(&one, 3), (&one, 3), (&two, 3)] {
+            followers.subscribe("test://a", updates, request(done())).await.expect("an answer");
+            assert_eq!(counted(), count);
+        }
+        for (updates, count) in [(&one, 3), (&one, 3), (&two, 4), (&two, 4)] {
+            followers.unsubscribe("test://a", updates, request(done())).await.expect("an answer");
+            assert_eq!(counted(), count);
+        }
+        assert!(!followers.has("test://a"));
+    }
 
     #[tokio::test]
     async fn each_queue_gets_its_own_updates_and_the_last_is_known() {

@@ -3,15 +3,22 @@
 use crate::json::object::Object;
 
 /// `ServerCapabilities` of 2025-11-25 as a modern client may read them: the tasks of that revision are not
-/// those of the extension, and subscriptions to resources are not translated. `None` if the text is no object.
+/// those of the extension. `None` if the text is no object.
 pub fn server_to_modern(capabilities: &[u8]) -> Option<Vec<u8>> {
     without(capabilities, "tasks")
 }
 
-/// `ServerCapabilities` of 2026-07-28 for a legacy client: extensions are not in its era, and subscriptions to
-/// resources are not translated.
+/// `ServerCapabilities` of 2026-07-28 for a legacy client: extensions are not in its era.
 pub fn server_to_legacy(capabilities: &[u8]) -> Option<Vec<u8>> {
     without(capabilities, "extensions")
+}
+
+/// `ServerCapabilities` of either era without subscriptions to resources.
+pub fn without_subscriptions(capabilities: &[u8]) -> Option<Vec<u8>> {
+    let object = Object::read(capabilities)?;
+    let mut resources = Object::read(object.get("resources")?)?;
+    resources.remove(|member| member == "subscribe");
+    Some(object.with(&[("resources", &resources.with(&[]))]))
 }
 
 /// `ClientCapabilities` of a legacy client for a modern server. A client of that era cannot be asked whether
@@ -40,13 +47,7 @@ pub fn client_to_legacy(capabilities: &[u8]) -> Option<Vec<u8>> {
 fn without(capabilities: &[u8], name: &str) -> Option<Vec<u8>> {
     let mut object = Object::read(capabilities)?;
     object.remove(|member| member == name);
-    match object.get("resources").and_then(Object::read) {
-        Some(mut resources) if resources.get("subscribe").is_some() => {
-            resources.remove(|member| member == "subscribe");
-            Some(object.with(&[("resources", &resources.with(&[]))]))
-        }
-        _ => Some(object.with(&[])),
-    }
+    Some(object.with(&[]))
 }
 
 #[cfg(test)]
@@ -62,7 +63,10 @@ mod tests {
             r#"{"tools":{"listChanged":true},"extensions":{"x/y":{}}}"#
         );
         let resources = br#"{"resources":{"subscribe":true,"listChanged":true}}"#;
-        assert_eq!(text(server_to_modern(resources)), r#"{"resources":{"listChanged":true}}"#);
+        assert_eq!(text(server_to_modern(resources)).as_bytes(), resources);
+        assert_eq!(text(server_to_legacy(resources)).as_bytes(), resources);
+        assert_eq!(text(without_subscriptions(resources)), r#"{"resources":{"listChanged":true}}"#);
+        assert_eq!(without_subscriptions(server), None);
         assert_eq!(text(server_to_legacy(server)), r#"{"tools":{"listChanged":true},"tasks":{"list":{}}}"#);
         let client = br#"{"roots":{"listChanged":true},"tasks":{},"extensions":{},"sampling":{}}"#;
         assert_eq!(text(client_to_modern(client)), r#"{"extensions":{},"sampling":{},"roots":{}}"#);

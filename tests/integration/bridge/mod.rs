@@ -4,6 +4,8 @@ mod ends;
 mod outsiders;
 mod request_state;
 mod sdks;
+mod subscriptions;
+mod subscriptions_end;
 mod tables;
 
 use serde_json::{Value, json};

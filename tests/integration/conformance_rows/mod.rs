@@ -25,7 +25,7 @@ mod headers;
 mod input;
 mod leaving;
 mod list_changed;
-mod listen;
+pub mod listen;
 mod promises;
 mod stateless;
 mod streams;

@@ -8,7 +8,7 @@ use super::*;
 use crate::exchange::UpstreamRequest;
 use crate::registry::Registry;
 use crate::runtime::RuntimeConfig;
-use crate::streams::resource_updates::{ResourceEvent, ResourceSubscriber};
+use crate::streams::resource_updates::{Receiver, ResourceEvent, ResourceSubscriber};
 use crate::upstream::call_timer::CallTimer;
 use crate::upstream::server_messages::ServerMessageFilter;
 use crate::upstream::server_messages::tests::HOSTILE;
@@ -100,8 +100,8 @@ async fn resource_updates_drop_what_is_hostile_and_what_is_secret() {
     let server = server(&format!("{ONE}, redact: {{results: block}}"));
     let (out, mut events) = mpsc::channel(64);
     let (promised, _promise) = oneshot::channel();
-    let mut subscriber =
-        ResourceSubscriber::new(registry, vec!["u".into()], Bytes::from_static(b"\"mine\""), out, promised);
+    let receiver = Receiver::Subscription(Bytes::from_static(b"\"mine\""));
+    let mut subscriber = ResourceSubscriber::new(registry, vec!["u".into()], receiver, out, promised);
     let acknowledged = r#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":1},"notifications":{"resourceSubscriptions":["u"]}}}"#;
     let update = |more: &str| {
         format!(

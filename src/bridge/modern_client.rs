@@ -154,7 +154,7 @@ impl Driver {
     fn new(
         bridge: &Arc<Bridge>,
         call: BridgedRequest,
-        client: ModernClient,
+        mut client: ModernClient,
         binding: Binding,
         bearer: Option<HeaderValue>,
     ) -> Result<Self, Box<Rejection>> {
@@ -162,10 +162,14 @@ impl Driver {
             let message = "`params` and `params._meta` must be objects";
             Box::new(Rejection::new(400, code::INVALID_PARAMS, Reason::InvalidParams, message))
         })?;
+        if call.server.config.stateless {
+            // It was told in the shared session that it has nobody to ask.
+            client.capabilities = Bytes::from_static(b"{}");
+        }
         // A process is shared by all callers; only an HTTP server keeps a session for each.
         let session = match call.server.endpoint_pool() {
             Some(_) => {
-                let session = bridge.client_sessions.session(&bridge.sessions, &client);
+                let session = bridge.client_sessions.session(&bridge.sessions, &client, &call.server);
                 Some(session.map_err(|full| Box::new(full.rejection()))?)
             }
             None => None,

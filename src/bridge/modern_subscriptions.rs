@@ -51,11 +51,14 @@ pub(super) fn subscribe(bridge: &Arc<Bridge>, client: ModernClient) -> Subscribe
             let server = &subscription.server;
             let place = match server.endpoint_pool() {
                 None => Ok(Place::Shared),
+                Some(_) if server.config.stateless => {
+                    bridge.subscribed_session(&client, server).map(Place::Session)
+                }
                 Some(_) => {
                     let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
                     match own.upgrade() {
                         Some(known) => Ok(Place::Session(known)),
-                        None => bridge.subscribed_session(&client).map(|session| {
+                        None => bridge.subscribed_session(&client, server).map(|session| {
                             *own = Arc::downgrade(&session);
                             Place::Session(session)
                         }),
@@ -90,12 +93,13 @@ pub(super) struct SubscribedSession {
 }
 
 impl Bridge {
-    /// The subscriptions in the session of this client.
+    /// The subscriptions in the session of this client at this server.
     fn subscribed_session(
         self: &Arc<Self>,
         client: &ModernClient,
+        server: &Server,
     ) -> Result<Arc<SubscribedSession>, TooManySessions> {
-        let session = self.client_sessions.session(&self.sessions, client)?;
+        let session = self.client_sessions.session(&self.sessions, client, server)?;
         let mut place = self.subscribed_sessions.entry(session.session.id.clone()).or_default();
         if let Some(known) = place.upgrade() {
             return Ok(known);

@@ -49,6 +49,8 @@ pub struct ServerConfig {
     /// Which revisions of the protocol are tried with it.
     pub era: EraSetting,
     pub bridge: BridgeSetting,
+    /// Bridged callers share one session at it: it keeps nothing about its clients.
+    pub stateless: bool,
     /// Which credentials it receives.
     pub credentials: CredentialsMode,
     /// With [`CredentialsMode::Exchange`]: the audience of tokens; the server's first URL if not set.
@@ -295,6 +297,7 @@ impl ServerConfig {
             health: HealthCheck::default(),
             era: EraSetting::default(),
             bridge: BridgeSetting::default(),
+            stateless: false,
             credentials,
             audience: None,
             circuit_breaker: None,

@@ -118,6 +118,11 @@ pub(super) struct RawServer {
     /// (`auto`), or an error (`off`). Default: `auto`.
     #[serde(default)]
     pub(super) bridge: BridgeSetting,
+    /// Only for servers over HTTP: `true` lets all callers of 2026-07-28 share one session at a server of the
+    /// older revisions, without capabilities of the client. It must keep nothing about its clients. Default:
+    /// `false`.
+    #[serde(default)]
+    pub(super) stateless: bool,
     /// Which credentials the server gets. The client's own are sent only with `passthrough`. Default:
     /// `static` with `headers`, else `none`.
     pub(super) credentials: Option<CredentialsMode>,
@@ -231,6 +236,7 @@ impl RawServer {
             health: self.health,
             era: self.era,
             bridge: self.bridge,
+            stateless: self.stateless,
             credentials: self.credentials.unwrap_or(server.credentials),
             audience: self.audience.map(|audience| audience.0),
             circuit_breaker: self.circuit_breaker,

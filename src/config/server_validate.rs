@@ -10,7 +10,7 @@ use super::diagnostics::NodeRef;
 use super::limits::{CALL, RESPONSE, STREAM, within};
 use super::scalar::duration::ConfigDuration;
 use super::scalar::globs::GlobList;
-use super::server::{CredentialsMode, EraSetting};
+use super::server::{BridgeSetting, CredentialsMode, EraSetting};
 use super::server_raw::{RawServer, RawTools, RawTransport};
 use super::suggest;
 use super::yaml::interpolate;
@@ -19,8 +19,8 @@ use super::yaml::interpolate;
 const KINDS: [(&str, &[&str]); 4] = [
     ("builtin", &[]),
     ("command", &["args", "env", "cwd", "envFile", "env_pass"]),
-    ("url", &["headers", "retry", "http2", "tls"]),
-    ("urls", &["headers", "retry", "balance", "http2", "tls"]),
+    ("url", &["headers", "retry", "http2", "tls", "stateless"]),
+    ("urls", &["headers", "retry", "balance", "http2", "tls", "stateless"]),
 ];
 
 /// Most endpoints of one server: a call keeps the tried ones in a 64-bit mask.
@@ -52,6 +52,7 @@ impl RawServer {
         self.check_credentials(node_ref);
         self.check_endpoints(node_ref);
         self.check_tls(node_ref);
+        self.check_stateless(node_ref);
         if self.transport == Some(RawTransport::Sse) {
             self.check_sse(node_ref);
         }
@@ -59,7 +60,7 @@ impl RawServer {
 
     /// Callers share one connection to one URL, in the legacy era.
     fn check_sse(&self, node_ref: &NodeRef<'_>) {
-        for key in ["urls", "retry"] {
+        for key in ["urls", "retry", "stateless"] {
             if let Some(key_ref) = node_ref.child(key).filter(|key_ref| !key_ref.node.is_null()) {
                 let message = format!("{}: not allowed with `type: sse`", key_ref.path);
                 key_ref.reject_key(message, "such a server has one `url` and one connection", "");
@@ -75,6 +76,25 @@ impl RawServer {
             credentials.reject(
                 "conflicts with `type: sse`, where all callers share one connection",
                 "expected `none` or `static`",
+            );
+        }
+    }
+
+    /// Callers share a session only where it says nothing of them, and where there is one.
+    fn check_stateless(&self, node_ref: &NodeRef<'_>) {
+        let Some(stateless) = node_ref.child("stateless").filter(|_| self.stateless) else { return };
+        let by_caller = [CredentialsMode::Passthrough, CredentialsMode::Exchange].map(Some);
+        if by_caller.contains(&self.credentials) {
+            stateless.reject(
+                "conflicts with `credentials`: a shared session is not of one caller",
+                "expected `false`, or `credentials` of `none` or `static`",
+            );
+        } else if self.era == EraSetting::Modern {
+            stateless.reject("conflicts with `era: modern`, which has no sessions", "remove one of the two");
+        } else if self.bridge == BridgeSetting::Off {
+            stateless.reject(
+                "conflicts with `bridge: off`: only bridged callers share a session",
+                "remove one of the two",
             );
         }
     }

@@ -406,6 +406,7 @@ fn same_connection_settings(one: &config::ServerConfig, other: &config::ServerCo
         validate: config::Validate::default(),
         redact: config::Redact::default(),
         required: false,
+        stateless: false,
         ..config.clone()
     };
     bare(one) == bare(other)

@@ -4,6 +4,7 @@ mod ends;
 mod outsiders;
 mod request_state;
 mod sdks;
+mod stateless;
 mod subscriptions;
 mod subscriptions_end;
 mod tables;

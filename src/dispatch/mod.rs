@@ -24,7 +24,7 @@ use bytes::Bytes;
 use filters::rate_limit::Slots;
 use filters::rbac::not_found;
 use filters::{AuthMethod, Permit, TargetKind};
-use mcp::{MessageKind as Shape, Reason, Rejection};
+use mcp::{Era, MessageKind as Shape, Reason, Rejection};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -384,6 +384,10 @@ impl Dispatcher {
                         "params.ref must name one prompt or one resource",
                     )),
                 }
+            }
+            // A modern server learns the level with each call.
+            Method::SetLevel if view.server_era == Some(Era::Modern) => {
+                self.set_log_level(&authorized, endpoint).await
             }
             Method::SetLevel => match self.alone(&authorized, |server| server.forwards_natively()).await {
                 Some(server) => {

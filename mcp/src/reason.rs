@@ -75,6 +75,7 @@ reasons! {
     NotJsonRpc = "not_json_rpc",
     NotJsonType = "not_json_type",
     OriginNotAllowed = "origin_not_allowed",
+    ProcessUnreachable = "process_unreachable",
     QuotaExceeded = "quota_exceeded",
     RateLimited = "rate_limited",
     RefMissing = "ref_missing",

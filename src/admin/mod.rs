@@ -227,6 +227,9 @@ impl Admin<'_> {
         if let Some(store) = self.snapshot.config.reload_state.redis() {
             metrics.limit_store(store.is_there(), store.failures());
         }
+        if let Some(up) = self.dispatcher.bridge.reaches_others() {
+            metrics.process_channel(up);
+        }
         Bytes::from(metrics.text())
     }
 

@@ -9,13 +9,15 @@ mod legacy_client;
 mod legacy_subscriptions;
 mod modern_client;
 mod modern_subscriptions;
+mod relay;
 mod request_state;
 mod server_side;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use filters::Caller;
 use filters::rate_limit::Slots;
@@ -26,12 +28,14 @@ use mcp::method::Method;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use crate::config::{Config, SecretsConfig};
 use crate::process::fd_limit::descriptors;
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::{OwnerKey, Session, SessionLimits, SessionManager};
 use crate::store::parking::Parking;
-use crate::store::sealing::SharedKeyring;
+use crate::store::process_messages::ProcessId;
+use crate::store::sealing::{Keyring, SharedKeyring};
 use crate::streams::MessageStream;
 use crate::streams::resource_updates::SubscribeLegacy;
 use crate::telemetry::Metrics;
@@ -39,6 +43,7 @@ use crate::upstream::ResponseRedactor;
 use client_sessions::ModernClientSessions;
 use modern_client::Leg;
 use modern_subscriptions::SubscribedSessions;
+use relay::Relay;
 
 /// How often a server may ask for input in one call.
 const MAX_ROUNDS: usize = 10;
@@ -60,7 +65,13 @@ pub struct Bridge {
     sessions: Arc<SessionManager>,
     metrics: Arc<Metrics>,
     runtime: Handle,
+    /// The id of this process.
+    process: ProcessId,
     keyring: SharedKeyring,
+    /// The way to other processes that have the same key and the same Redis.
+    relay: ArcSwapOption<Relay>,
+    /// The settings that are in effect.
+    secrets: Mutex<SecretsConfig>,
     parked: Parking<mpsc::Sender<Leg>>,
     client_sessions: ModernClientSessions,
     subscribed_sessions: SubscribedSessions,
@@ -136,16 +147,23 @@ impl Bridge {
         runtime: Handle,
         keyring: SharedKeyring,
     ) -> Arc<Self> {
+        let config = registry.snapshot().config.config.clone();
+        let mut process = ProcessId::default();
+        getrandom::fill(&mut process).expect("the system gives random bytes");
         let bridge = Arc::new(Self {
             registry,
             sessions,
             metrics,
             runtime,
+            process,
             keyring,
+            relay: ArcSwapOption::empty(),
+            secrets: Mutex::new(config.secrets.clone()),
             parked: Parking::new(descriptors().map_or(MAX_PARKED, |limit| (limit / 4).min(MAX_PARKED))),
             client_sessions: ModernClientSessions::default(),
             subscribed_sessions: SubscribedSessions::default(),
         });
+        bridge.connect(&config);
         let swept = Arc::downgrade(&bridge);
         bridge.runtime.spawn(async move {
             loop {
@@ -156,6 +174,32 @@ impl Bridge {
             }
         });
         bridge
+    }
+
+    /// The settings of a reload: other keys from now on, another Redis.
+    pub fn apply(self: &Arc<Self>, config: &Config) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        // A key that the process has made for itself stays.
+        if *secrets != config.secrets {
+            self.keyring.store(Arc::new(Keyring::new(&config.secrets.keys)));
+            *secrets = config.secrets.clone();
+        }
+        self.connect(config);
+    }
+
+    /// The way to other processes. Without a common key they could not read each other's messages.
+    fn connect(self: &Arc<Self>, config: &Config) {
+        let redis = config.redis.as_ref().filter(|_| !config.secrets.keys.is_empty());
+        let Some(redis) = redis else { return self.relay.store(None) };
+        let (url, prefix) = (redis.url.expose(), redis.prefix.as_str());
+        if self.relay.load().as_ref().is_none_or(|relay| !relay.is_of(url, prefix)) {
+            self.relay.store(Relay::start(self, url, prefix));
+        }
+    }
+
+    /// Whether other processes can be reached; `None` where that is not wanted.
+    pub fn reaches_others(&self) -> Option<bool> {
+        self.relay.load().as_ref().map(|relay| relay.is_there())
     }
 
     /// Starts a call; `bearer` is the `Authorization` for a server that is called in its caller's name.

@@ -20,12 +20,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::client_sessions::CallSession;
+use super::relay::relay;
 use super::request_state::{self, Binding, Continuation};
 use super::server_side::{SentRequest, ServerSide};
 use super::{Bridge, BridgedRequest, MAX_ROUNDS, ModernClient, PERSON_TIMEOUT};
 use crate::server::CallGuard;
 use crate::session::{CancelOnDrop, InFlight, InFlightGuard};
-use crate::store::parking::{ParkingId, Taken};
+use crate::store::parking::{Digest, ParkingId, Taken};
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::RpcOutcome;
 
@@ -36,18 +37,31 @@ const MAX_OPEN: usize = questions::MAX_QUESTIONS;
 
 /// One request of the client: the call, or a retry of it.
 pub(super) struct Leg {
-    id: Bytes,
+    pub(super) id: Bytes,
     /// The progress token, as written.
-    token: Option<Bytes>,
+    pub(super) token: Option<Bytes>,
     /// `inputResponses` of a retry.
-    answers: Bytes,
-    out: mpsc::Sender<StreamItem>,
+    pub(super) answers: Bytes,
+    pub(super) out: mpsc::Sender<StreamItem>,
     /// The parking place that the retry has taken, which keeps its result.
     place: Option<ParkingId>,
     /// The caller's slots in limits, held while the leg waits. A call that waits for its client holds none.
     slots: Option<Arc<Slots>>,
     /// The `Authorization` of this request, for a server that is called in its caller's name.
-    bearer: Option<HeaderValue>,
+    pub(super) bearer: Option<HeaderValue>,
+}
+
+impl Leg {
+    /// A retry that another process has got, and whose slots it holds.
+    pub(super) fn relayed(
+        id: Bytes,
+        token: Option<Bytes>,
+        answers: Bytes,
+        out: mpsc::Sender<StreamItem>,
+        bearer: Option<HeaderValue>,
+    ) -> Self {
+        Self { id, token, answers, out, place: None, slots: None, bearer }
+    }
 }
 
 /// A question of the server that is open.
@@ -85,9 +99,13 @@ pub(super) fn start(
     };
     let runtime = bridge.runtime.clone();
     match continuation {
-        Some(Continuation::Parked(place)) => {
-            let bridge = bridge.clone();
-            runtime.spawn(async move { resume(&bridge, place, binding, leg).await });
+        Some(Continuation::Parked(process, place)) => {
+            let (bridge, owner) = (bridge.clone(), binding.owner);
+            if process == bridge.process {
+                runtime.spawn(async move { resume(&bridge, place, owner, leg).await });
+            } else {
+                runtime.spawn(relay(bridge, process, place, owner, leg));
+            }
         }
         None | Some(Continuation::Repeated) => {
             let call = Driver::new(bridge, call, client, binding, bearer)?;
@@ -98,11 +116,11 @@ pub(super) fn start(
 }
 
 /// Hands a retry to the call that waits for it, or gives it the result that it had before.
-async fn resume(bridge: &Arc<Bridge>, place: ParkingId, binding: Binding, mut leg: Leg) {
+pub(super) async fn resume(bridge: &Bridge, place: ParkingId, owner: Digest, mut leg: Leg) {
     let digest = request_state::answers_digest(&leg.answers);
     loop {
         let changed = bridge.parked.changed();
-        match bridge.parked.take(&place, &binding.owner, digest) {
+        match bridge.parked.take(&place, &owner, digest) {
             Taken::Value(waiting) => {
                 leg.place = Some(place);
                 if let Err(mpsc::error::SendError(leg)) = waiting.send(leg).await {
@@ -265,7 +283,7 @@ impl Driver {
                     return self.finish(&leg, Err(Box::new(rejection.retry_after(PARKING_RETRY)))).await;
                 }
             };
-            self.ask(&leg, &asked, Continuation::Parked(place)).await;
+            self.ask(&leg, &asked, Continuation::Parked(self.bridge.process, place)).await;
             leg.slots = None;
             let until = Instant::now() + PERSON_TIMEOUT;
             leg = loop {

@@ -12,17 +12,18 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::store::parking::{Digest, ParkingId};
+use crate::store::process_messages::ProcessId;
 use crate::store::sealing::{Keyring, Purpose};
 
-/// Bytes of the sealed text: version, kind, id, time, owner, call.
-const LENGTH: usize = 2 + 16 + 8 + 32 + 32;
-const VERSION: u8 = 1;
+/// Bytes of the sealed text: version, kind, process, id, time, owner, call.
+const LENGTH: usize = 2 + 16 + 16 + 8 + 32 + 32;
+const VERSION: u8 = 2;
 
 /// How the call goes on after the retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Continuation {
-    /// It waits, parked under this id.
-    Parked(ParkingId),
+    /// It waits in this process, parked under this id.
+    Parked(ProcessId, ParkingId),
     /// It has ended with the demand to open URLs, and is made again.
     Repeated,
 }
@@ -124,11 +125,12 @@ pub(super) fn answers_digest(responses: &[u8]) -> Digest {
 /// Seals how a call goes on, for this long.
 pub(super) fn seal(keyring: &Keyring, binding: &Binding, then: Continuation, time: Duration) -> String {
     let mut text = Vec::with_capacity(LENGTH);
-    let (kind, id) = match then {
-        Continuation::Parked(id) => (0, id),
-        Continuation::Repeated => (1, ParkingId::default()),
+    let (kind, process, id) = match then {
+        Continuation::Parked(process, id) => (0, process, id),
+        Continuation::Repeated => (1, ProcessId::default(), ParkingId::default()),
     };
     text.extend_from_slice(&[VERSION, kind]);
+    text.extend_from_slice(&process);
     text.extend_from_slice(&id);
     text.extend_from_slice(&(now() + time).as_secs().to_be_bytes());
     text.extend_from_slice(&binding.owner);
@@ -156,6 +158,7 @@ pub(super) fn open(
         return Err(refused("it is of another version"));
     }
     let (kind, rest) = (text[1], &text[2..]);
+    let (process, rest) = rest.split_at(16);
     let (id, rest) = rest.split_at(16);
     let (time, rest) = rest.split_at(8);
     let (owner, call) = rest.split_at(32);
@@ -170,7 +173,7 @@ pub(super) fn open(
         return Err(refused("it is of another call"));
     }
     Ok(match kind {
-        0 => Continuation::Parked(id.try_into().unwrap_or_default()),
+        0 => Continuation::Parked(process.try_into().unwrap_or_default(), id.try_into().unwrap_or_default()),
         _ => Continuation::Repeated,
     })
 }
@@ -206,9 +209,9 @@ mod tests {
     fn a_state_opens_for_its_caller_and_its_call_only() {
         let keyring = Keyring::random();
         let own = binding("ann", "/mcp", r#"{"arguments":{"a":1,"b":[{"c":2}]}}"#);
-        let then = Continuation::Parked([7; 16]);
+        let then = Continuation::Parked([6; 16], [7; 16]);
         let state = seal(&keyring, &own, then, TIME);
-        assert!(state.len() < 200, "{}", state.len());
+        assert!(state.len() < 220, "{}", state.len());
         assert_eq!(open(&keyring, &own, &state), Ok(then));
         let reordered = r#"{"_meta":{"x":1},"inputResponses":{},"arguments":{ "b":[{"c":2}],"a":1}}"#;
         assert_eq!(open(&keyring, &binding("ann", "/mcp", reordered), &state), Ok(then));

@@ -47,6 +47,7 @@ impl Config {
         note(self.log.format != new.log.format, "log.format", true);
         note(self.log.level != new.log.level, "log.level", true);
         note(self.cors != new.cors, "cors", false);
+        note(self.secrets != new.secrets, "secrets", false);
         for ((key, old), (_, new)) in self.limits.values().into_iter().zip(new.limits.values()) {
             // The only limit that a listener reads at its start.
             note(old != new, &format!("limits.{key}"), key == "header_timeout");

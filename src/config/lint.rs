@@ -122,8 +122,12 @@ impl Config {
         }
         let shared = self.rate_limits.as_ref().is_some_and(|limits| limits.store == CounterStore::Redis);
         if let Some(redis) = &self.redis {
-            if !shared {
-                warnings.push("redis is not used: rate_limits.store is not redis".into());
+            if !shared && self.secrets.keys.is_empty() {
+                warnings.push(
+                    "redis is not used: rate_limits.store is not redis, and without secrets.key no other process \
+                     can read what this one has sealed"
+                        .into(),
+                );
             }
             if redis.url.has_password() && !redis.url.is_tls() && !redis.url.is_loopback() {
                 warnings

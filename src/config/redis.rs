@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::scalar::{ScalarValue, scalar};
 
-/// The Redis that several gateways share their counters in.
+/// The Redis in which several gateways share their counters, and over which they reach each other.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {

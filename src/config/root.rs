@@ -18,6 +18,7 @@ use super::redis::RedisConfig;
 use super::references::References;
 use super::scalar::globs::GlobList;
 use super::scalar::names::ServerName;
+use super::secrets::RawSecrets;
 use super::server::{CredentialsMode, ServerConfig};
 use super::server_raw;
 use super::yaml::deserialize;
@@ -56,8 +57,11 @@ pub(super) struct RawConfig {
     rbac: Option<rbac::RawRbac>,
     /// How much each caller may call. Without it, only `limits` apply.
     rate_limits: Option<rate_limits::RawRateLimits>,
-    /// The Redis that several gateways share their counters in.
+    /// The Redis in which several gateways share their counters, and over which they reach each other.
     redis: Option<RedisConfig>,
+    /// The keys that seal what clients get and must bring back unread, such as `requestState`.
+    #[serde(default)]
+    secrets: RawSecrets,
     /// Which sensitive data the gateway searches for in arguments and results, and which tool definitions are
     /// approved.
     guard: Option<guard::RawGuard>,
@@ -87,6 +91,7 @@ pub(super) fn config(root: &NodeRef<'_>) -> Option<Config> {
         rbac,
         rate_limits,
         redis,
+        secrets,
         guard,
     } = deserialize::read(root)?;
     if let Some(node_ref) = root.child("limits") {
@@ -123,6 +128,7 @@ pub(super) fn config(root: &NodeRef<'_>) -> Option<Config> {
             .zip(node_ref("rate_limits"))
             .map(|(rates, node_ref)| rates.limits(&node_ref, &references, root.has("redis"))),
         redis,
+        secrets: node_ref("secrets").map(|node_ref| secrets.check(&node_ref)).unwrap_or_default(),
         guard: guard
             .zip(node_ref("guard"))
             .map(|(guard, node_ref)| guard.guard(&node_ref))

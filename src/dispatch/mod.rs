@@ -165,15 +165,10 @@ impl AuthorizedRequest<'_> {
 }
 
 impl Dispatcher {
-    /// `keyring` seals what clients get and must bring back.
-    pub fn new(
-        registry: Arc<Registry>,
-        metrics: Arc<Metrics>,
-        runtime: Handle,
-        keyring: Keyring,
-    ) -> Arc<Self> {
+    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, runtime: Handle) -> Arc<Self> {
         let sessions = SessionManager::new(metrics.clone(), runtime.clone());
-        let keyring = SharedKeyring::new(ArcSwap::from_pointee(keyring));
+        let secrets = &registry.snapshot().config.config.secrets;
+        let keyring = SharedKeyring::new(ArcSwap::from_pointee(Keyring::new(&secrets.keys)));
         let bridge = Bridge::new(
             registry.clone(),
             sessions.clone(),
@@ -184,11 +179,6 @@ impl Dispatcher {
         let sse_clients = SseClients::new(sessions.clone());
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         Arc::new(Self { registry, sessions, sse_clients, bridge, keyring, metrics, runtime, drain, cut })
-    }
-
-    /// Other secrets from now on.
-    pub fn set_keyring(&self, keyring: Keyring) {
-        self.keyring.store(Arc::new(keyring));
     }
 
     /// Dispatches a tool call without waiting, and returns all other messages for [`Self::dispatch`]. Most

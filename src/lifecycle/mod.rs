@@ -36,7 +36,6 @@ use crate::process::state::ProcessState;
 use crate::proxy::Gateway;
 use crate::registry::{Registry, STARTUP_WAIT};
 use crate::runtime::RuntimeConfig;
-use crate::store::sealing::Keyring;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::upstream::http::{peer, retry};
@@ -122,7 +121,7 @@ impl App {
             let runtime_config = RuntimeConfig::new(config, None, &core)?;
             let registry = Registry::start(runtime_config, metrics.clone());
             wait_for_store(&registry).await;
-            Ok::<_, AppError>(Dispatcher::new(registry, metrics, core, Keyring::random()))
+            Ok::<_, AppError>(Dispatcher::new(registry, metrics, core))
         })?;
         Ok(Self { dispatcher, state: Arc::default(), runtime, descriptors })
     }

@@ -130,6 +130,7 @@ impl Reload {
         {
             return faulty(error.to_string(), error.to_string());
         }
+        self.dispatcher.bridge.apply(&runtime_config.config);
         self.dispatcher.registry.clone().apply(runtime_config.clone());
         self.dispatcher.metrics.config(&hash);
         self.dispatcher.metrics.reloaded(true);

@@ -20,7 +20,6 @@ use crate::registry::Registry;
 use crate::runtime::RuntimeConfig;
 use crate::server::Server;
 use crate::session::{self, ClientAnswer, OwnerKey, SentIds, SessionLimits};
-use crate::store::sealing::Keyring;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::upstream::http::UpstreamSession;
@@ -41,12 +40,7 @@ pub fn gateway(rest: &str) -> Gateway {
     let config = parsed(&format!("mcpServers: {{demo: {{builtin: demo}}}}\n{rest}"));
     let config = RuntimeConfig::new(config, None, &Handle::current()).expect("it can run");
     Gateway {
-        dispatcher: Dispatcher::new(
-            Registry::start(config, metrics.clone()),
-            metrics,
-            Handle::current(),
-            Keyring::random(),
-        ),
+        dispatcher: Dispatcher::new(Registry::start(config, metrics.clone()), metrics, Handle::current()),
         state: Arc::default(),
         access_log: AccessLog::silent(),
         role: ListenerRole::Public,

@@ -4,5 +4,6 @@
 //! that is down is a normal state, which is reported to the caller.
 
 pub mod parking;
+pub mod process_messages;
 pub mod redis_rate_limit;
 pub mod sealing;

@@ -27,6 +27,8 @@ pub enum Purpose {
     RequestState,
     /// The outward id of a task (SEP-2663).
     TaskId,
+    /// Messages to another gateway process.
+    ProcessMessage,
 }
 
 impl Purpose {
@@ -34,6 +36,7 @@ impl Purpose {
         match self {
             Self::RequestState => b"requestState",
             Self::TaskId => b"taskId",
+            Self::ProcessMessage => b"process message",
         }
     }
 }

@@ -91,6 +91,7 @@ pub struct Metrics {
     rejections: IntCounterVec,
     redactions: IntCounterVec,
     limit_store: OnceLock<[IntGauge; 2]>,
+    process_channel: OnceLock<IntGauge>,
     changed_tools: IntCounterVec,
     catalog_rejected: IntGaugeVec,
     upstream_up: IntGaugeVec,
@@ -157,6 +158,7 @@ impl Metrics {
                 &["filter", "reason"],
             ),
             limit_store: OnceLock::new(),
+            process_channel: OnceLock::new(),
             redactions: counters(
                 "toolgate_redactions_total",
                 "Secrets that were found, by server, way (arguments, results), detector and action.",
@@ -273,6 +275,18 @@ impl Metrics {
         });
         there.set(up.into());
         missed.set(i64::try_from(misses).unwrap_or(i64::MAX));
+    }
+
+    /// Whether other gateway processes can be reached; the metric exists only where that is wanted.
+    pub fn process_channel(&self, up: bool) {
+        let there = self.process_channel.get_or_init(|| {
+            let help = "1 while other gateway processes can be reached over Redis.";
+            let gauge = IntGauge::new("toolgate_process_channel_up", help);
+            let gauge = gauge.expect("the names of metrics are constants");
+            self.registry.register(Box::new(gauge.clone())).expect("each metric is registered once");
+            gauge
+        });
+        there.set(up.into());
     }
 
     /// Counts a tool definition that is not the pinned one.

@@ -291,6 +291,27 @@ pub fn stdio_fixture() -> Value {
     json!({"command": python(), "args": [root().join("tests/fixture/server.py"), "--stdio"]})
 }
 
+/// A Redis of its own on this port, from within a runtime.
+pub async fn a_redis(port: u16) -> Process {
+    let start = move || {
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        let mut process = Process::start(&mut command);
+        process.wait_for("Ready to accept connections");
+        process
+    };
+    tokio::task::spawn_blocking(start).await.expect("Redis starts")
+}
+
 /// The fixture on a free port, from within a runtime.
 pub async fn a_fixture() -> (Process, String) {
     tokio::task::spawn_blocking(|| fixture(0)).await.expect("the fixture starts")

@@ -1,25 +1,12 @@
 //! One budget over several gateways, in a real Redis that starts and stops. No budget is refilled during a
 //! test, so the number of passing calls does not depend on speed.
 
-use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use super::{Caller, key};
-use crate::harness::{Gateway, Process, free_port};
-
-fn redis(port: u16) -> Process {
-    let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    let mut process = Process::start(&mut command);
-    process.wait_for("Ready to accept connections");
-    process
-}
-
-async fn a_redis(port: u16) -> Process {
-    tokio::task::spawn_blocking(move || redis(port)).await.expect("Redis starts")
-}
+use crate::harness::{Gateway, a_redis, free_port};
 
 /// A gateway with one budget that is counted in Redis.
 struct Shares {

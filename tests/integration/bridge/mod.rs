@@ -2,6 +2,7 @@
 
 mod ends;
 mod outsiders;
+mod processes;
 mod request_state;
 mod sdks;
 mod stateless;

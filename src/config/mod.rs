@@ -46,6 +46,7 @@ mod references;
 mod roles;
 mod root;
 mod scalar;
+mod secrets;
 mod server;
 mod server_raw;
 mod server_validate;
@@ -85,9 +86,10 @@ pub use scalar::names::ServerName;
 pub use scalar::secret::Secret;
 pub use scalar::size::ByteSize;
 pub use scalar::url::Url;
+pub use secrets::SecretsConfig;
 pub use server::{
-    BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Pinning, Redact,
-    Redaction, ServerConfig, ServerTls, ServerTransport, Tools, Validate,
+    BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Isolation,
+    Pinning, Redact, Redaction, ServerConfig, ServerTls, ServerTransport, Tools, Validate,
 };
 pub use tls::{ClientAuth, ListenerTls};
 pub use translations::{Note, Notes};
@@ -127,6 +129,8 @@ pub struct Config {
     pub rate_limits: Option<RateLimits>,
     /// The Redis that several gateways share their counters in.
     pub redis: Option<RedisConfig>,
+    /// The keys that seal what clients must bring back.
+    pub secrets: SecretsConfig,
     /// What the guard searches for in arguments and results.
     pub guard: GuardConfig,
     /// What was read under another name, and what was ignored.

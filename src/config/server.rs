@@ -141,7 +141,20 @@ pub enum ServerTransport {
         env_pass: Vec<String>,
         /// Where it starts; the gateway's own working directory if not set.
         cwd: Option<PathBuf>,
+        /// Whose process it is.
+        isolation: Isolation,
     },
+}
+
+/// Whose process a stdio server is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// One process for all callers.
+    #[default]
+    Shared,
+    /// A process for each session of a legacy client, and for each caller of the modern era.
+    Session,
 }
 
 /// Servers inside the gateway.
@@ -378,13 +391,14 @@ impl fmt::Debug for ServerTransport {
             ServerTransport::Sse { url, headers } => {
                 f.debug_struct("Sse").field("url", url).field("headers", headers).finish()
             }
-            ServerTransport::Stdio { command, args, env, env_pass, cwd } => f
+            ServerTransport::Stdio { command, args, env, env_pass, cwd, isolation } => f
                 .debug_struct("Stdio")
                 .field("command", command)
                 .field("args", &args.len())
                 .field("env", env)
                 .field("env_pass", env_pass)
                 .field("cwd", cwd)
+                .field("isolation", isolation)
                 .finish(),
         }
     }

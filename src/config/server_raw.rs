@@ -20,8 +20,8 @@ use super::scalar::secret::Secret;
 use super::scalar::size::ByteSize;
 use super::scalar::url::Url;
 use super::server::{
-    BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Pinning, Redact,
-    ServerConfig, ServerTls, ServerTransport, Tools, Validate,
+    BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Isolation,
+    Pinning, Redact, ServerConfig, ServerTls, ServerTransport, Tools, Validate,
 };
 
 /// A server: one of `command`, `url`, `urls` or `builtin`, and how it is treated.
@@ -74,6 +74,9 @@ pub(super) struct RawServer {
     pub(super) env_pass: Vec<String>,
     /// The directory that the program starts in.
     pub(super) cwd: Option<String>,
+    /// Whose process it is: one for all, or one for each session, so that the program may ask its client (sampling,
+    /// elicitation, roots). Default: `shared`.
+    pub(super) isolation: Option<Isolation>,
     /// Where the server listens: streamable HTTP, or the event stream of the older transport with `type: sse`.
     pub(super) url: Option<Url>,
     /// Several equal endpoints instead of `url`: calls are spread over the healthy ones. 1 to 64.
@@ -211,6 +214,7 @@ impl RawServer {
                 env,
                 env_pass: self.env_pass,
                 cwd: self.cwd.map(PathBuf::from),
+                isolation: self.isolation.unwrap_or_default(),
             },
             (None, None, Some(mut urls)) => {
                 let headers = self.headers.into_iter();

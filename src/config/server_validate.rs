@@ -10,7 +10,7 @@ use super::diagnostics::NodeRef;
 use super::limits::{CALL, RESPONSE, STREAM, within};
 use super::scalar::duration::ConfigDuration;
 use super::scalar::globs::GlobList;
-use super::server::{BridgeSetting, CredentialsMode, EraSetting};
+use super::server::{BridgeSetting, CredentialsMode, EraSetting, Isolation};
 use super::server_raw::{RawServer, RawTools, RawTransport};
 use super::suggest;
 use super::yaml::interpolate;
@@ -18,7 +18,7 @@ use super::yaml::interpolate;
 /// A server has exactly one of these keys. Each comes with the keys that require it.
 const KINDS: [(&str, &[&str]); 4] = [
     ("builtin", &[]),
-    ("command", &["args", "env", "cwd", "envFile", "env_pass"]),
+    ("command", &["args", "env", "cwd", "envFile", "env_pass", "isolation"]),
     ("url", &["headers", "retry", "http2", "tls", "stateless"]),
     ("urls", &["headers", "retry", "balance", "http2", "tls", "stateless"]),
 ];
@@ -55,6 +55,14 @@ impl RawServer {
         self.check_stateless(node_ref);
         if self.transport == Some(RawTransport::Sse) {
             self.check_sse(node_ref);
+        }
+        if let Some(isolation) = node_ref.child("isolation")
+            && (self.isolation, self.era) == (Some(Isolation::Session), EraSetting::Modern)
+        {
+            isolation.reject(
+                "conflicts with `era: modern`, where a server keeps no sessions",
+                "expected `shared`, or another `era`",
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod circuit_breaker;
 pub mod naming;
+mod transport;
 
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -19,13 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::telemetry::{Metrics, Once, Telling};
-use crate::upstream::demo::Demo;
-use crate::upstream::http::pool;
 use crate::upstream::http::pool::Pool;
 use crate::upstream::http::tls;
-use crate::upstream::http::tls::UpstreamTls;
-use crate::upstream::sse::Sse;
-use crate::upstream::stdio::{ServerCommand, Stdio};
 use crate::upstream::{Upstream, UpstreamError, UpstreamLimits};
 use naming::federated;
 
@@ -116,19 +112,6 @@ impl Drop for CallGuard {
     }
 }
 
-/// The TLS settings of a server, read from their files.
-fn upstream_tls(name: &str, config: &config::ServerConfig) -> Result<UpstreamTls, String> {
-    let upstream_tls = UpstreamTls::read(config).map_err(|error| error.to_string())?;
-    if config.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
-        tracing::warn!(
-            server = name,
-            "tls.insecure_skip_verify: the server's certificate is not verified; \
-             a man in the middle could read and change all calls and credentials"
-        );
-    }
-    Ok(upstream_tls)
-}
-
 impl Server {
     /// Makes the server of a configuration; nothing is connected yet. If it differs from `before` only in
     /// settings that do not belong to the connection, it takes over the connection and its identity. If it
@@ -151,44 +134,13 @@ impl Server {
             server.tls_fingerprint == tls_hash && server.shares_connection(config, &limits_of_server)
         });
         let successor = before.filter(|server| server.has_same_connection(config));
-        let upstream: Arc<dyn Upstream> = match (successor, &config.transport) {
-            (Some(server), _) => server.upstream.clone(),
-            (None, config::ServerTransport::Builtin(config::Builtin::Demo)) => Arc::new(Demo),
-            (None, config::ServerTransport::Http { urls, .. }) => {
-                let upstream_tls = upstream_tls(name, config)?;
-                tls_hash = upstream_tls.fingerprint();
-                let headers = config.transport.header_map();
-                let plan = pool::PoolSettings {
-                    name,
-                    urls,
-                    headers,
-                    limits: &limits_of_server,
-                    config,
-                    tls: Arc::new(upstream_tls),
-                };
-                Arc::new(Pool::new(plan, before.and_then(|server| server.endpoint_pool()))?)
-            }
-            (None, config::ServerTransport::Sse { url, .. }) => {
-                let upstream_tls = upstream_tls(name, config)?;
-                tls_hash = upstream_tls.fingerprint();
-                let (url, headers) = (url.uri().to_string(), config.transport.header_map());
-                Arc::new(Sse::new(name, &url, headers, &limits_of_server, Arc::new(upstream_tls))?)
-            }
-            (None, config::ServerTransport::Stdio { command, args, env, env_pass, cwd }) => {
-                // Variables that are not set, or not UTF-8, are not passed on.
-                let passed =
-                    env_pass.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
-                let set = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
-                let env = passed.chain(set).collect();
-                let command = ServerCommand {
-                    program: command.clone(),
-                    args: args.clone(),
-                    env,
-                    cwd: cwd.clone(),
-                    max_line: limits_of_server.max_line,
-                    name: name.to_owned(),
-                };
-                Arc::new(Stdio::new(command, limits_of_server.timeout))
+        let upstream = match successor {
+            Some(server) => server.upstream.clone(),
+            None => {
+                let pool = before.and_then(|server| server.endpoint_pool());
+                let (upstream, fingerprint) = transport::upstream(name, config, &limits_of_server, pool)?;
+                tls_hash = fingerprint.unwrap_or(tls_hash);
+                upstream
             }
         };
         Ok(Arc::new(Self {

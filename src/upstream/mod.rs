@@ -8,6 +8,8 @@ pub mod entry_definitions;
 mod error;
 mod facets;
 pub mod http;
+pub mod http_or_sse;
+pub mod isolated_stdio;
 mod limits;
 pub mod redact_response;
 pub mod request_ids;

@@ -28,6 +28,7 @@ mod h2;
 mod harness;
 mod health;
 mod hostile;
+mod isolation;
 mod legacy;
 mod limits;
 mod list_retention;

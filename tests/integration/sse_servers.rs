@@ -40,6 +40,40 @@ async fn is_up(gateway: &Gateway, server: &str, up: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_rejects_post_is_asked_for_the_older_transport() {
+    let ports = [free_port(), free_port()];
+    let (_python, typescript) = (python_server(ports[0]), typescript_server(ports[1]));
+    let url = |port: u16| format!("http://127.0.0.1:{port}/sse");
+    // As people paste them: without `type`, or with one that is not right.
+    let servers = json!({"py": {"url": url(ports[0])},
+        "ts": {"type": "http", "url": url(ports[1]), "health": {"interval": "100ms"}}});
+    let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
+    is_up(&gateway, "py", true).await;
+    is_up(&gateway, "ts", true).await;
+    let (status, answer) = gateway.call("py__add", json!({"a": 2, "b": 3})).await;
+    assert!(status == 200 && answer["result"]["content"][0]["text"] == "5", "{answer}");
+    let plan = [
+        step("ts__echo", json!({"message": "hi"}), "Echo: hi"),
+        step("py__add", json!({"a": 1, "b": 3}), "4"),
+    ];
+    let ran = run(Sdk::TypeScript, &gateway.url("/mcp"), "legacy", &plan).await;
+    assert!(ran.ok && ran.calls.len() == plan.len(), "{}", ran.output);
+    let output = gateway.process.output();
+    assert_eq!(output.matches("it has the older transport HTTP+SSE").count(), 2, "{output}");
+    // It comes back as what it was.
+    drop(typescript);
+    is_up(&gateway, "ts", false).await;
+    let _typescript = typescript_server(ports[1]);
+    is_up(&gateway, "ts", true).await;
+    gateway
+        .eventually("it answers again", async |gateway| {
+            gateway.call("ts__echo", json!({"message": "again"})).await.1["result"]["content"][0]["text"]
+                == "Echo: again"
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_of_both_eras_call_the_tools_of_sse_servers_of_both_sdks() {
     let ports = [free_port(), free_port()];
     let (_python, _typescript) = (python_server(ports[0]), typescript_server(ports[1]));

@@ -211,22 +211,7 @@ fn transport(draft: &mut Draft<'_, '_>) {
     for key in ["transport", "transportType", "transport_type"] {
         draft.rename(key, "type");
     }
-    let Some(entry) = draft.entry("type").cloned() else {
-        let sse = draft.text("url").is_some_and(|url| {
-            url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/').ends_with("/sse")
-        });
-        if let Some(entry) = draft.entry("url").filter(|_| sse) {
-            draft.translation.warn(
-                &entry.node.bytes,
-                format!(
-                    "the URL of {} ends with /sse, the path of the older HTTP+SSE transport: a server that speaks only \
-                     that needs `type: sse`; most offer streamable HTTP too, at /mcp or at /",
-                    draft.name
-                ),
-            );
-        }
-        return;
-    };
+    let Some(entry) = draft.entry("type").cloned() else { return };
     let word = entry.node.raw().unwrap_or_default();
     match kind(&entry.node) {
         Some(ServerAccess::Stdio) if word != "stdio" => become_type(draft, &entry, "stdio"),

@@ -51,7 +51,11 @@ impl SharedConnection {
                 self.notice(method, *params, line, log);
             }
             RawMessage { method: Some(method), id: Some(id), result: None, error: None, .. } => {
-                self.decline(method, id.get());
+                let is_taken = method != "ping"
+                    && self.requests.get().is_some_and(|requests| requests.try_send(line.clone()).is_ok());
+                if !is_taken {
+                    self.decline(method, id.get());
+                }
             }
             RawMessage { method: None, result: Some(result), error: None, .. } => match object(result) {
                 Some(result) => self.finish(id, Ok(ConnectionResponse::Result(result))),
@@ -121,12 +125,7 @@ impl SharedConnection {
             line.extend_from_slice(b"}}");
         }
         line.push(b'\n');
-        match Arc::clone(&self.space).try_acquire_many_owned(permits(line.len())) {
-            Ok(space) => {
-                drop(self.queue.send(OutgoingLine { line, call: None, cancels: None, _space: Some(space) }))
-            }
-            Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
-        }
+        self.queue_reply(line);
     }
 
     pub(super) fn log_invalid(&self, what: &str, line: &[u8], log: &mut LogQuota) {

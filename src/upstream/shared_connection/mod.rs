@@ -11,11 +11,12 @@ use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{io, mem};
 
 use bytes::Bytes;
+use mcp::jsonrpc::message;
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
@@ -78,6 +79,8 @@ pub(crate) struct SharedConnection {
     queue: mpsc::UnboundedSender<OutgoingLine>,
     space: Arc<Semaphore>,
     notices: mpsc::Sender<Bytes>,
+    /// Set where one client answers the requests of the server.
+    requests: OnceLock<mpsc::Sender<Bytes>>,
     dropped: AtomicU64,
     /// It was logged that the server sends invalid messages.
     warned: AtomicBool,
@@ -122,6 +125,7 @@ impl SharedConnection {
             queue,
             space: Arc::new(Semaphore::new(MAX_QUEUE_BYTES)),
             notices,
+            requests: OnceLock::new(),
             dropped: AtomicU64::new(0),
             warned: AtomicBool::new(false),
         };
@@ -209,6 +213,27 @@ impl SharedConnection {
                 self.queue.send(OutgoingLine { line, call: None, cancels: None, _space: Some(space) }).ok()
             })
             .ok_or_else(|| self.calls().exited(false))
+    }
+
+    /// From now on, requests of the server go there, whole; those that find it full are declined.
+    pub fn take_requests(&self, requests: mpsc::Sender<Bytes>) {
+        let _ = self.requests.set(requests);
+    }
+
+    /// Queues a response to a request of the server. If the server does not read, it is lost.
+    pub fn reply(&self, message: &Bytes) {
+        let mut line = message::one_line(message.clone()).to_vec();
+        line.push(b'\n');
+        self.queue_reply(line);
+    }
+
+    fn queue_reply(&self, line: Vec<u8>) {
+        match Arc::clone(&self.space).try_acquire_many_owned(permits(line.len())) {
+            Ok(space) => {
+                drop(self.queue.send(OutgoingLine { line, call: None, cancels: None, _space: Some(space) }))
+            }
+            Err(_) => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
+        }
     }
 
     pub fn is_open(&self) -> bool {

@@ -127,6 +127,16 @@ impl Child {
         self.0.connection.notify(method, params, timeout).await
     }
 
+    /// From now on, requests of the server go there instead of being declined.
+    pub fn take_requests(&self, requests: mpsc::Sender<Bytes>) {
+        self.0.connection.take_requests(requests);
+    }
+
+    /// Queues a response to a request of the server.
+    pub fn reply(&self, message: &Bytes) {
+        self.0.connection.reply(message);
+    }
+
     /// Whether it accepts calls: false as soon as it is being stopped or has closed its stdin or stdout.
     pub fn is_alive(&self) -> bool {
         self.0.connection.is_open()

@@ -17,6 +17,7 @@ use mcp::header_name;
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::ServerMessage;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::client_process::{ClientProcess, failed};
@@ -39,6 +40,8 @@ pub(super) struct Adapter {
     secret: String,
     command: ServerCommand,
     sessions: Sessions,
+    /// One permit for each process.
+    places: Arc<Semaphore>,
     /// Why the last process could not be started, or did not answer `initialize`.
     last_error: Mutex<Option<String>>,
     stop: CancellationToken,
@@ -51,6 +54,7 @@ impl Adapter {
             secret,
             command,
             sessions: DashMap::default(),
+            places: Arc::new(Semaphore::new(MAX_PROCESSES)),
             last_error: Mutex::default(),
             stop: CancellationToken::new(),
         })
@@ -165,12 +169,12 @@ impl Adapter {
 
     /// A session begins, with a process.
     async fn initialize(self: Arc<Self>, body: &Bytes, read: &ServerMessage) -> Response<EventBody> {
-        if self.sessions.len() >= MAX_PROCESSES {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
             let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "too many processes");
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
             tracing::warn!(server = self.command.name, MAX_PROCESSES, "no process for another session");
             return response;
-        }
+        };
         let id = read.id.map(|id| id.of(body)).unwrap_or_default();
         let started = async {
             let process = ClientProcess::spawn(&self.command).await?;
@@ -206,6 +210,7 @@ impl Adapter {
         let (adapter, ended) = (Arc::downgrade(&self), session.clone());
         tokio::spawn(async move {
             process.exited().await;
+            drop(place);
             // The next message of its session is answered 404, and the gateway opens another.
             if let Some(adapter) = adapter.upgrade() {
                 adapter.sessions.remove(&ended);

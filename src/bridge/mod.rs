@@ -12,6 +12,7 @@ mod modern_subscriptions;
 mod relay;
 mod request_state;
 mod server_side;
+mod start;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -219,7 +220,7 @@ impl Bridge {
                 Ok(legacy_subscriptions::start(self, call.request, session))
             }
             BridgedClient::Legacy(session) => Ok(legacy_client::start(self, call.request, session, bearer)),
-            BridgedClient::Modern(client) => modern_client::start(self, call.request, *client, bearer),
+            BridgedClient::Modern(client) => start::start(self, call.request, *client, bearer),
         }
     }
 

@@ -20,7 +20,6 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::client_sessions::CallSession;
-use super::relay::relay;
 use super::request_state::{self, Binding, Continuation};
 use super::server_side::{SentRequest, ServerSide};
 use super::{Bridge, BridgedRequest, MAX_ROUNDS, ModernClient, PERSON_TIMEOUT};
@@ -52,6 +51,19 @@ pub(super) struct Leg {
 }
 
 impl Leg {
+    /// `out` gets what the client is to get.
+    pub(super) fn new(call: &BridgedRequest, client: &ModernClient, out: mpsc::Sender<StreamItem>) -> Self {
+        Self {
+            id: call.id.clone(),
+            token: call.token.clone(),
+            answers: client.input_responses.clone().unwrap_or_else(|| Bytes::from_static(b"{}")),
+            out,
+            place: None,
+            slots: call.slots.clone(),
+            bearer: None,
+        }
+    }
+
     /// A retry that another process has got, and whose slots it holds.
     pub(super) fn relayed(
         id: Bytes,
@@ -74,45 +86,17 @@ struct Asked {
     request: Vec<u8>,
 }
 
-pub(super) fn start(
+/// Begins a call.
+pub(super) fn begin(
     bridge: &Arc<Bridge>,
     call: BridgedRequest,
     client: ModernClient,
-    bearer: Option<HeaderValue>,
-) -> Result<MessageStream, Box<Rejection>> {
-    let (out, items) = mpsc::channel(32);
-    let stream = MessageStream { items, stream: false, abort_on_drop: None, final_message: None };
-    let method = call.method.as_str();
-    let binding = Binding::new(&client.caller, client.address, &client.endpoint, method, &call.params);
-    let leg = Leg {
-        id: call.id.clone(),
-        token: call.token.clone(),
-        answers: client.input_responses.clone().unwrap_or_else(|| Bytes::from_static(b"{}")),
-        out,
-        place: None,
-        slots: call.slots.clone(),
-        bearer: bearer.clone(),
-    };
-    let continuation = match &client.request_state {
-        None => None,
-        Some(state) => Some(request_state::open(&bridge.keyring.load(), &binding, state)?),
-    };
-    let runtime = bridge.runtime.clone();
-    match continuation {
-        Some(Continuation::Parked(process, place)) => {
-            let (bridge, owner) = (bridge.clone(), binding.owner);
-            if process == bridge.process {
-                runtime.spawn(async move { resume(&bridge, place, owner, leg).await });
-            } else {
-                runtime.spawn(relay(bridge, process, place, owner, leg));
-            }
-        }
-        None | Some(Continuation::Repeated) => {
-            let call = Driver::new(bridge, call, client, binding, bearer)?;
-            runtime.spawn(call.run(leg));
-        }
-    }
-    Ok(stream)
+    binding: Binding,
+    leg: Leg,
+) -> Result<(), Box<Rejection>> {
+    let driver = Driver::new(bridge, call, client, binding, leg.bearer.clone())?;
+    bridge.runtime.spawn(driver.run(leg));
+    Ok(())
 }
 
 /// Hands a retry to the call that waits for it, or gives it the result that it had before.

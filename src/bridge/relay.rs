@@ -67,7 +67,7 @@ enum Sign {
 
 /// A message between two processes.
 #[derive(Serialize, Deserialize)]
-struct Envelope {
+struct ProcessMessage {
     to: ProcessId,
     from: ProcessId,
     id: RelayId,
@@ -195,9 +195,9 @@ impl Relay {
         let opened = std::str::from_utf8(sealed)
             .ok()
             .and_then(|sealed| bridge.keyring.load().open(Purpose::ProcessMessage, sealed))
-            .and_then(|text| serde_json::from_slice::<Envelope>(&text).ok())
-            .filter(|envelope| envelope.to == bridge.process);
-        let Some(Envelope { from, id, content, .. }) = opened else {
+            .and_then(|text| serde_json::from_slice::<ProcessMessage>(&text).ok())
+            .filter(|message| message.to == bridge.process);
+        let Some(ProcessMessage { from, id, content, .. }) = opened else {
             tracing::warn!(
                 "a message of another process is dropped: it was not sealed by a key of `secrets`"
             );
@@ -284,8 +284,8 @@ impl Relay {
     }
 
     async fn send(&self, bridge: &Bridge, to: ProcessId, id: RelayId, content: Content) -> Sending {
-        let envelope = Envelope { to, from: bridge.process, id, content };
-        let Ok(text) = serde_json::to_vec(&envelope) else { return Sending::Failed };
+        let message = ProcessMessage { to, from: bridge.process, id, content };
+        let Ok(text) = serde_json::to_vec(&message) else { return Sending::Failed };
         let sealed = bridge.keyring.load().seal(Purpose::ProcessMessage, &text);
         if sealed.len() > MAX_MESSAGE {
             return Sending::TooLong;

@@ -62,7 +62,7 @@ pub struct Dispatcher {
     /// Calls to servers of the other era.
     pub bridge: Arc<Bridge>,
     /// Seals what clients get and must bring back.
-    keyring: SharedKeyring,
+    pub keyring: SharedKeyring,
     pub metrics: Arc<Metrics>,
     /// The long-lived runtime.
     pub runtime: Handle,

@@ -39,13 +39,13 @@ pub(super) struct ClientProcess {
 #[derive(Default)]
 struct Routes {
     /// Calls in progress, the latest last.
-    calls: Vec<Call>,
+    calls: Vec<OpenCall>,
     /// The stream of a GET request.
     stream: Option<mpsc::Sender<Bytes>>,
     held: Vec<(Instant, Bytes)>,
 }
 
-struct Call {
+struct OpenCall {
     /// The client's id, as written.
     id: Bytes,
     out: mpsc::Sender<Bytes>,
@@ -198,7 +198,7 @@ impl ClientProcess {
             if routes.calls.is_empty() {
                 Self::release(&mut routes, &out);
             }
-            routes.calls.push(Call { id: id.clone(), out: out.clone(), cancel: cancel.clone() });
+            routes.calls.push(OpenCall { id: id.clone(), out: out.clone(), cancel: cancel.clone() });
         }
         let process = self.clone();
         tokio::spawn(async move {

@@ -26,7 +26,7 @@ use super::{Bridge, BridgedRequest, MAX_ROUNDS, ModernClient, PERSON_TIMEOUT};
 use crate::server::CallGuard;
 use crate::session::{CancelOnDrop, InFlight, InFlightGuard};
 use crate::store::parking::{Digest, ParkingId, Taken};
-use crate::streams::{MessageStream, StreamItem};
+use crate::streams::StreamItem;
 use crate::upstream::RpcOutcome;
 
 /// `Retry-After` where too many calls wait for their clients.

@@ -119,7 +119,8 @@ impl RelayedItem {
         match item {
             StreamItem::Message(message) => Self::Message(text(message)),
             StreamItem::Final(message) => Self::Final(text(message)),
-            StreamItem::Accepted => Self::Accepted,
+            // Calls have no endpoint.
+            StreamItem::Accepted | StreamItem::Endpoint(_) => Self::Accepted,
             StreamItem::Rejected(rejection) => Self::Rejected(RelayedRejection {
                 status: rejection.status,
                 code: rejection.code,

@@ -2,6 +2,7 @@
 //! HTTP+SSE.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
@@ -82,6 +83,7 @@ async fn send(
     dispatcher: Arc<Dispatcher>,
     no_stream: Option<Arc<session::Session>>,
 ) -> Result<Bytes, Box<Rejection>> {
+    let (server, started) = (upstream_request.server.clone(), Instant::now());
     let (notes, mut received) = mpsc::channel::<Bytes>(8);
     let pass_on = async {
         while let Some(note) = received.recv().await {
@@ -92,5 +94,10 @@ async fn send(
             }
         }
     };
-    tokio::join!(upstream_request.call(bearer, Some(notes), &dispatcher.metrics), pass_on).0
+    let (answer, ()) = tokio::join!(upstream_request.call(bearer, Some(notes), &dispatcher.metrics), pass_on);
+    server.latency(&dispatcher.metrics).observe(started.elapsed().as_secs_f64());
+    if let Err(rejection) = &answer {
+        tracing::warn!(server = %server.name, error = %rejection.message, "a call failed");
+    }
+    answer
 }

@@ -41,12 +41,15 @@ async fn a_server_that_dies_costs_its_calls_and_no_stream() {
     listed(&gateway, "fix__sleep").await;
     let mut client = SseClient::ready(&gateway, "/sse").await;
     assert_eq!(text(&client.say(&legacy_call(0, "fix__echo", json!({"message": "hi"}))).await), "hi");
+    let measured = "toolgate_upstream_seconds_count{server=\"fix\"}";
+    gateway.eventually("it is measured", async |g| g.has_metric(measured, 1.0).await).await;
     let session = gateway.initialize("/mcp").await;
     client.send(&legacy_call(1, "fix__sleep", json!({"seconds": 3600}))).await;
     gateway.eventually("it runs", async |g| g.count(&session, "fix", "sleep.started").await == 1).await;
     server.kill();
     let error = client.answer(&json!(1)).await;
     assert_eq!(error["error"]["code"], 502, "{error}");
+    gateway.eventually("the log says so", async |g| g.process.story().contains("a call failed")).await;
     let echo = |id: &str, tool: &str| legacy_call(id, tool, json!({"message": "hi"}));
     assert_eq!(text(&client.say(&echo("a", "demo__echo")).await), "hi");
     let _server = tokio::task::spawn_blocking(move || fixture(port)).await.expect("it starts");

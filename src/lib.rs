@@ -24,6 +24,7 @@ pub mod bridge;
 pub mod dispatch;
 pub mod listener;
 pub mod streams;
+pub mod tasks;
 
 pub mod admin;
 pub mod proxy;

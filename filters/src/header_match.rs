@@ -58,7 +58,7 @@ impl HeaderMatch {
                     &call.head,
                     &header_name::NAME,
                     "Mcp-Name",
-                    self.expected_mcp_name(&call.rpc, &method, call.body).as_deref(),
+                    self.expected_mcp_name(call, &method).as_deref(),
                 )?;
             }
         }
@@ -66,8 +66,15 @@ impl HeaderMatch {
     }
 
     /// The value that `Mcp-Name` must mirror for this method, if any.
-    fn expected_mcp_name<'a>(&self, rpc: &Rpc, method: &str, body: &'a [u8]) -> Option<Cow<'a, str>> {
+    fn expected_mcp_name<'a>(&self, call: &Call<'a>, method: &str) -> Option<Cow<'a, str>> {
+        let (rpc, body) = (&call.rpc, call.body);
         match method {
+            // A client of the extension must send it too (SEP-2663); some do not. What is not there misleads nobody.
+            "tasks/get" | "tasks/update" | "tasks/cancel"
+                if matches!(call.head.single(&header_name::NAME), Ok(None)) =>
+            {
+                None
+            }
             "tools/call" | "prompts/get" => rpc.name.map(|n| n.read(body)),
             "resources/read" => rpc.uri.map(|u| u.read(body)),
             "tasks/get" | "tasks/update" | "tasks/cancel" => rpc.task_id.map(|t| t.read(body)),

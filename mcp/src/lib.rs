@@ -13,6 +13,7 @@ pub mod method;
 pub mod reason;
 pub mod rejection;
 pub mod sse;
+pub mod tasks;
 pub mod version;
 
 pub use era::Era;

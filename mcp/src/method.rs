@@ -32,6 +32,8 @@ pub enum Destination {
     ByName,
     /// To the one server of the endpoint; nowhere where there are many.
     SingleServer,
+    /// To the server that runs the task: its id leads there.
+    ServerOfTask,
     /// To the server of the request that it concerns.
     ServerOfRequest,
     /// To the server that sent the request: a tag in its id identifies it.
@@ -107,6 +109,7 @@ methods! {
     TasksList "tasks/list"
     TasksUpdate "tasks/update"
     TaskStatus "notifications/tasks/status"
+    TaskChanged "notifications/tasks"
     CreateMessage "sampling/createMessage"
     Elicit "elicitation/create"
     RootsList "roots/list"
@@ -118,7 +121,9 @@ methods! {
     Acknowledged "notifications/subscriptions/acknowledged"
 }
 
-use Destination::{AllServers, ByName, Gateway, RequestingServer, ServerOfRequest, SingleServer};
+use Destination::{
+    AllServers, ByName, Gateway, RequestingServer, ServerOfRequest, ServerOfTask, SingleServer,
+};
 use MessageKind::{Notification, Request};
 use Method::*;
 use Sender::{Client, Server};
@@ -141,8 +146,13 @@ const fn row(
 }
 
 /// Of the extension `io.modelcontextprotocol/tasks` (SEP-2663).
-const fn extension(method: Method) -> MethodRule {
-    MethodRule { extension: true, ..row(Client, Request, method, MODERN, SingleServer) }
+const fn extension(
+    sender: Sender,
+    kind: MessageKind,
+    method: Method,
+    destination: Destination,
+) -> MethodRule {
+    MethodRule { extension: true, ..row(sender, kind, method, MODERN, destination) }
 }
 
 /// The list. `tests/methods.txt` comes from the official schemas; a test compares both.
@@ -166,9 +176,9 @@ pub const ROWS: &[MethodRule] = &[
     row(Client, Request, TasksList, NOVEMBER, SingleServer),
     row(Client, Request, Discover, MODERN, Gateway),
     row(Client, Request, Listen, MODERN, Gateway),
-    extension(TasksGet),
-    extension(TasksUpdate),
-    extension(TasksCancel),
+    extension(Client, Request, TasksGet, ServerOfTask),
+    extension(Client, Request, TasksUpdate, ServerOfTask),
+    extension(Client, Request, TasksCancel, ServerOfTask),
     // The gateway sends this itself when it opens an upstream session.
     row(Client, Notification, Initialized, LEGACY, Gateway),
     row(Client, Notification, Cancelled, LEGACY, ServerOfRequest),
@@ -202,6 +212,7 @@ pub const ROWS: &[MethodRule] = &[
     row(Server, Notification, Updated, MODERN, Gateway),
     row(Server, Notification, Acknowledged, MODERN, Gateway),
     row(Server, Notification, Cancelled, MODERN, Gateway),
+    extension(Server, Notification, TaskChanged, Gateway),
 ];
 
 /// The row of a message; `None` if its sender may not send it in this version.
@@ -257,6 +268,11 @@ impl Method {
     /// SEP-2663).
     pub fn has_name(self) -> bool {
         matches!(self, ToolsCall | PromptsGet | ResourcesRead | TasksGet | TasksUpdate | TasksCancel)
+    }
+
+    /// Whether it is about a task, in either of the two protocols that have them.
+    pub fn is_of_task(self) -> bool {
+        matches!(self, TasksGet | TasksUpdate | TasksCancel | TasksResult | TasksList)
     }
 
     /// Whether it reports that a list of its sender has changed.

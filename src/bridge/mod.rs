@@ -34,7 +34,7 @@ use crate::process::fd_limit::descriptors;
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::{OwnerKey, Session, SessionLimits, SessionManager};
-use crate::store::parking::Parking;
+use crate::store::parking::{Digest, Parking};
 use crate::store::process_messages::ProcessId;
 use crate::store::sealing::{Keyring, SharedKeyring};
 use crate::streams::MessageStream;
@@ -228,6 +228,11 @@ impl Bridge {
     pub fn subscribe_legacy(self: &Arc<Self>, client: ModernClient) -> SubscribeLegacy {
         modern_subscriptions::subscribe(self, client)
     }
+}
+
+/// The digest of a caller; `address` tells anonymous ones apart.
+pub fn principal(caller: &Caller, address: Option<IpAddr>) -> Digest {
+    request_state::principal(caller, address)
 }
 
 /// The rejection of a `requestState`, whatever is wrong with it.

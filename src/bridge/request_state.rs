@@ -45,11 +45,11 @@ impl Binding {
         method: &str,
         params: &[u8],
     ) -> Self {
-        Self { owner: owner(caller, address), call: call(endpoint, method, params) }
+        Self { owner: principal(caller, address), call: call(endpoint, method, params) }
     }
 }
 
-fn owner(caller: &Caller, address: Option<IpAddr>) -> Digest {
+pub(super) fn principal(caller: &Caller, address: Option<IpAddr>) -> Digest {
     let mut hash = Sha256::new();
     let parts = [
         Some(caller.auth_method.as_str()),

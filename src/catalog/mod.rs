@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahash::RandomState;
 use bytes::Bytes;
@@ -104,6 +105,19 @@ pub struct Target {
     pub param_headers: Option<Arc<ParamHeaders>>,
     /// A legacy client knows the structured content of this tool as the member `result` of an object.
     pub wraps_output: bool,
+    /// Who may make a task of its calls.
+    pub tasks: TaskSupport,
+}
+
+/// Who may make a task of a tool's calls, for clients that declare the extension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TaskSupport {
+    #[default]
+    None,
+    /// The server, which has the extension.
+    Server,
+    /// The gateway, of calls that take longer than this.
+    Gateway(Duration),
 }
 
 /// The four kinds of lists of a server.
@@ -218,6 +232,8 @@ pub struct View {
     pub servers: usize,
     /// The era in which the only server of the endpoint is called, if it is one of a single server.
     pub server_era: Option<Era>,
+    /// Whether calls of tools may become tasks.
+    pub has_tasks: bool,
     /// Whether a server that is starting may speak it.
     pub starting: bool,
     /// Tool names as shown, sorted.

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mcp::Era;
 use mcp::bridge::capabilities::without_subscriptions;
 use mcp::json::quote::quote;
+use mcp::{Era, tasks};
 
-use super::ServerLists;
 use super::scope::Scope;
+use super::{ServerLists, TaskSupport};
 use crate::server::Server;
 use crate::upstream::gateway_info;
 use mcp::jsonrpc::message;
@@ -100,4 +100,17 @@ pub fn accepts_subscriptions(client_era: Era, server: &Server, lists: &ServerLis
 
 fn has_legacy_subscriptions(server: &Server) -> bool {
     server.forwards_natively() || server.upstream.shared_subscriptions().is_some()
+}
+
+/// Who makes tasks of the calls of a tool, which has these names. The extension is of the modern era.
+pub fn task_support(server: &Server, lists: &ServerLists, names: [&str; 2]) -> TaskSupport {
+    if lists.era == Era::Modern && tasks::is_declared(&lists.handshake.capabilities) {
+        return TaskSupport::Server;
+    }
+    match &server.config.tasks {
+        Some(setting) if names.iter().any(|name| setting.tools.is_match(name)) => {
+            TaskSupport::Gateway(setting.after.get())
+        }
+        _ => TaskSupport::None,
+    }
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use filters::{CallTarget, TargetKind};
-use mcp::Era;
 use mcp::era_codec::Cache;
+use mcp::{Era, tasks};
 
 use super::scope::Scope;
 use super::server_info;
 use super::server_info::ServerEntry;
 use super::{
     DiscoveredServer, Endpoint, Item, LazySchema, ListKind, Listing, MAX_TTL_MS, PAGE, ServerLists, Target,
-    View,
+    TaskSupport, View,
 };
 use crate::config::Validate;
 use crate::server::Server;
@@ -72,7 +72,7 @@ fn view(
         let listed = matches!(kind, ListKind::Tools) || !matches!(scope, Scope::Toolset(_));
         for (server, server_lists) in entries_by_server.iter().filter(|_| listed) {
             for item in server_lists.lists.of(kind) {
-                builder.add(&mut entries, kind, (server, server_lists.era), item);
+                builder.add(&mut entries, kind, (server, server_lists), item);
             }
         }
         // A server by itself keeps its own order.
@@ -130,7 +130,12 @@ fn view(
         server_info::accepts_subscriptions(client_era, server, server_lists)
     });
     view.resource_servers = following.map(|(server, _)| server.serial).collect();
+    view.has_tasks =
+        client_era == Era::Modern && view.tools.values().any(|target| target.tasks != TaskSupport::None);
     view.capabilities = server_info::capabilities(client_era, &entries_by_server, scope, view.starting);
+    if let Some(declared) = tasks::declare(&view.capabilities, view.has_tasks) {
+        view.capabilities = declared.into();
+    }
     view.instructions = server_info::instructions(&entries_by_server, scope);
     view
 }
@@ -235,9 +240,10 @@ impl ViewBuilder<'_> {
         &mut self,
         entries: &mut ListEntries,
         kind: ListKind,
-        (server, server_era): (&Arc<Server>, Era),
+        (server, server_lists): (&Arc<Server>, &ServerLists),
         item: &Item,
     ) {
+        let server_era = server_lists.era;
         let Some((shown, full)) = display_names(kind, server, item, self.scope) else { return };
         if !self.can_see(kind, &full, server) {
             return;
@@ -267,6 +273,10 @@ impl ViewBuilder<'_> {
             idempotent: kind == ListKind::Tools && believed && is_idempotent(item.definition()),
             param_headers: item.param_headers().cloned(),
             wraps_output: item.wraps_output,
+            tasks: match kind {
+                ListKind::Tools => server_info::task_support(server, server_lists, [&item.key, &full]),
+                _ => TaskSupport::None,
+            },
         };
         let view = &mut self.view;
         match kind {
@@ -313,6 +323,7 @@ impl ViewBuilder<'_> {
                         idempotent: false,
                         param_headers: None,
                         wraps_output: false,
+                        tasks: TaskSupport::None,
                         server_era,
                         server,
                     };

@@ -51,6 +51,7 @@ mod server;
 mod server_raw;
 mod server_validate;
 mod suggest;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -18,6 +18,7 @@ use super::scalar::globs::GlobList;
 use super::scalar::secret::Secret;
 use super::scalar::size::ByteSize;
 use super::scalar::url::Url;
+use super::tasks::TasksSetting;
 use super::tls::{PemFile, some_path};
 
 /// The default startup timeout: `npx` and `uvx` may have to download a package first.
@@ -51,6 +52,8 @@ pub struct ServerConfig {
     pub bridge: BridgeSetting,
     /// Bridged callers share one session at it: it keeps nothing about its clients.
     pub stateless: bool,
+    /// Calls that the gateway makes tasks of.
+    pub tasks: Option<TasksSetting>,
     /// Which credentials it receives.
     pub credentials: CredentialsMode,
     /// With [`CredentialsMode::Exchange`]: the audience of tokens; the server's first URL if not set.
@@ -311,6 +314,7 @@ impl ServerConfig {
             era: EraSetting::default(),
             bridge: BridgeSetting::default(),
             stateless: false,
+            tasks: None,
             credentials,
             audience: None,
             circuit_breaker: None,

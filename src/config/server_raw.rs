@@ -23,6 +23,7 @@ use super::server::{
     BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Isolation,
     Pinning, Redact, ServerConfig, ServerTls, ServerTransport, Tools, Validate,
 };
+use super::tasks::TasksSetting;
 
 /// A server: one of `command`, `url`, `urls` or `builtin`, and how it is treated.
 #[derive(Deserialize, JsonSchema)]
@@ -126,6 +127,8 @@ pub(super) struct RawServer {
     /// `false`.
     #[serde(default)]
     pub(super) stateless: bool,
+    /// Calls that the gateway makes tasks of, for clients with the extension `io.modelcontextprotocol/tasks`.
+    pub(super) tasks: Option<TasksSetting>,
     /// Which credentials the server gets. The client's own are sent only with `passthrough`. Default:
     /// `static` with `headers`, else `none`.
     pub(super) credentials: Option<CredentialsMode>,
@@ -241,6 +244,7 @@ impl RawServer {
             era: self.era,
             bridge: self.bridge,
             stateless: self.stateless,
+            tasks: self.tasks,
             credentials: self.credentials.unwrap_or(server.credentials),
             audience: self.audience.map(|audience| audience.0),
             circuit_breaker: self.circuit_breaker,

@@ -202,6 +202,12 @@ impl RawServer {
                 (ConfigDuration::millis(100), ConfigDuration::hours(1)),
             );
         }
+        if let (Some(tasks), Some(tasks_ref)) = (&self.tasks, node_ref.child("tasks")) {
+            within(&tasks_ref, "after", tasks.after, (ConfigDuration::millis(100), ConfigDuration::hours(1)));
+            if let Some(tools) = tasks_ref.child("tools").filter(|_| tasks.tools.is_empty()) {
+                tools.reject("names no tool", "expected patterns such as `[\"*report\"]`");
+            }
+        }
         if let Some(max_response) = self.max_response {
             within(node_ref, "max_response", max_response, RESPONSE);
         }

@@ -15,7 +15,7 @@ use mcp::{Era, Reason, Rejection};
 use super::target::{ResolvedTarget, resolve_target};
 use super::text_places;
 use super::{Dispatcher, RequestLabels};
-use crate::catalog::{Endpoint, Target};
+use crate::catalog::{Endpoint, Target, TaskSupport};
 use crate::config::Validate;
 use crate::registry::Snapshot;
 use mcp::jsonrpc::message;
@@ -73,11 +73,16 @@ impl Dispatcher {
                 chain.read(head, caller.clone(), &body).map_err(|stop| RejectedRequest::of(stop, &body))?;
             let id = id_bytes(call.id(), &body);
             let unescaped = OnceCell::new();
-            let resolved = resolve_target(endpoint, &call, &unescaped);
+            let task = self.requested_task(endpoint, &call);
+            let resolved = resolve_target(endpoint, &call, &unescaped, task.as_ref());
             // A rejected call is labelled too.
             set_labels(labels, &call, resolved.as_ref());
+            let has_tasks = match resolved.as_ref().and_then(|resolved| resolved.target) {
+                Some(target) => target.tasks != TaskSupport::None,
+                None => task.is_some(),
+            };
             let call_target = resolved.map(|resolved| resolved.call_target);
-            let clean = self.sanitize(snapshot, endpoint, &call, call_target.as_ref());
+            let clean = self.sanitize(snapshot, &call, call_target.as_ref(), has_tasks);
             let clean =
                 clean.map_err(|rejection| RejectedRequest { filter: GUARD, rejection, id: id.clone() })?;
             let permit = match &clean {
@@ -94,7 +99,9 @@ impl Dispatcher {
         let original = std::mem::replace(&mut body, clean.unwrap_or_default());
         let call = chain.read(head, caller, &body).map_err(|stop| RejectedRequest::of(stop, &body))?;
         let unescaped = OnceCell::new();
-        let call_target = resolve_target(endpoint, &call, &unescaped).map(|resolved| resolved.call_target);
+        let task = self.requested_task(endpoint, &call);
+        let resolved = resolve_target(endpoint, &call, &unescaped, task.as_ref());
+        let call_target = resolved.map(|resolved| resolved.call_target);
         let permit =
             self.apply_chain(snapshot, endpoint, call, call_target, Some(&original), id.as_ref()).await?;
         Ok(Authorized { permit, body, id })

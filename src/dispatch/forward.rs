@@ -45,6 +45,9 @@ impl Dispatcher {
         };
         let safe = method.is_idempotent() || (method == Method::ToolsCall && target.idempotent);
         let renamed = renamed.map(|place| (place, target.name.clone()));
+        if method == Method::ToolsCall && Self::may_become_task(&authorized, target) {
+            return self.call_with_tasks(authorized, target, safe, renamed, param_headers);
+        }
         if target.server_era != authorized.permit.client_era {
             return self.bridged(authorized, target.server.clone(), Some(target), method, renamed);
         }
@@ -69,7 +72,7 @@ impl Dispatcher {
         self.build(authorized, server, method.is_idempotent(), None, Vec::new(), state_change)
     }
 
-    fn build(
+    pub(super) fn build(
         &self,
         authorized: AuthorizedRequest<'_>,
         server: Arc<Server>,
@@ -95,7 +98,9 @@ impl Dispatcher {
         if let Some(pool) = server.endpoint_pool() {
             let key = if pool.has_session_affinity() { authorized.affinity_key() } else { 0 };
             // The head names what is called or got, not what is completed (2026-07-28, streamable-http).
-            let named = |method: &str| matches!(method, "tools/call" | "prompts/get");
+            let named = |method: &str| {
+                matches!(method, "tools/call" | "prompts/get" | "tasks/get" | "tasks/update" | "tasks/cancel")
+            };
             let renames = renamed.as_ref().filter(|_| named(&rpc.method_name(&authorized.body)));
             let name = renames.map(|(_, name)| name.clone());
             let is_token =

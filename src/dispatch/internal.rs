@@ -3,19 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use filters::rate_limit::Slots;
 use filters::{Caller, RequestHead};
 use mcp::{Era, Reason, Rejection};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::authorize::{Authorized, RejectedRequest, share_slots};
 use super::rejections::session_limits;
 use super::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels};
-use crate::exchange::UpstreamRequest;
 use crate::session::{OwnerKey, Session};
-use crate::streams::{AbortOnDrop, MessageStream, StreamItem};
-use crate::telemetry::Metrics;
+use crate::streams::forwarded::{self, last};
+use crate::streams::{MessageStream, StreamItem};
 use mcp::version;
 
 impl Dispatcher {
@@ -122,8 +119,12 @@ impl Dispatcher {
                 Ok(messages) => messages,
                 Err(rejection) => MessageStream::of(last(Err(rejection))),
             },
+            Ok(Dispatch::Task(call)) => match self.tasks.start(*call, None) {
+                Ok(messages) => messages,
+                Err(rejection) => MessageStream::of(last(Err(rejection))),
+            },
             Ok(Dispatch::Forward(upstream_request)) => {
-                stream(upstream_request, &self.runtime, slots, self.metrics.clone())
+                forwarded::start(upstream_request, None, &self.runtime, slots, self.metrics.clone())
             }
             Err(rejection) => {
                 if let Some(temporary) = temporary {
@@ -168,39 +169,3 @@ impl Dispatcher {
         MessageStream { items, stream, abort_on_drop: None, final_message }
     }
 }
-
-/// The last item of a call, whose response may be empty.
-fn last(answer: Result<Bytes, Box<Rejection>>) -> StreamItem {
-    match answer {
-        Ok(answer) if answer.is_empty() => StreamItem::Accepted,
-        Ok(answer) => StreamItem::Final(answer),
-        Err(rejection) => StreamItem::Rejected(rejection),
-    }
-}
-
-/// Sends the message with the gateway's own client. All that its server says before the response comes
-/// before it. The caller's `slots` are held until then.
-fn stream(
-    request: UpstreamRequest,
-    runtime: &Handle,
-    slots: Option<Arc<Slots>>,
-    metrics: Arc<Metrics>,
-) -> MessageStream {
-    let (out, items) = mpsc::channel(32);
-    let task = runtime.spawn(async move {
-        let (notes, mut received) = mpsc::channel::<Bytes>(8);
-        let pass_on = async {
-            while let Some(note) = received.recv().await {
-                let _ = out.send(StreamItem::Message(note)).await;
-            }
-        };
-        let (answer, ()) = tokio::join!(request.call(None, Some(notes), &metrics), pass_on);
-        drop(slots);
-        let _ = out.send(last(answer)).await;
-    });
-    let abort_on_drop = Some(AbortOnDrop(task.abort_handle()));
-    MessageStream { items, stream: false, abort_on_drop, final_message: None }
-}
-
-#[cfg(test)]
-mod tests;

@@ -8,11 +8,13 @@ pub mod authorize;
 mod bridged;
 mod forward;
 mod internal;
+mod listen;
 mod reach;
 pub mod rejections;
 mod sanitize;
 mod sessions;
 pub mod target;
+mod tasks;
 pub mod text_places;
 
 use std::hash::{Hash as _, Hasher as _};
@@ -31,13 +33,13 @@ use tokio_util::sync::CancellationToken;
 use crate::bridge::{Bridge, BridgedCall};
 use crate::catalog::{Endpoint, ListKind};
 use crate::exchange::UpstreamRequest;
-use crate::registry::{ListChangeWatcher, Registry, Snapshot};
+use crate::registry::{Registry, Snapshot};
 use crate::session::{Session, SessionManager, SseClient, SseClients, StateChange};
 use crate::store::sealing::{Keyring, SharedKeyring};
-use crate::streams::{MessageStream, notifications};
+use crate::streams::MessageStream;
+use crate::tasks::{TaskCall, Tasks};
 use crate::telemetry::{CallCounters, DroppedMessage, Metrics, Outcome};
 use crate::upstream::http::Fnv;
-use bridged::modern_client;
 use forward::state_change;
 use mcp::jsonrpc::message;
 use mcp::method;
@@ -53,6 +55,8 @@ use rejections::{invalid, unknown_method};
 /// - `forward`: the message for a server.
 /// - `reach`: which servers a caller may use.
 /// - `rejections`: eras and names that an endpoint does not have.
+/// - `listen`: subscriptions of modern clients.
+/// - `tasks`: what has to do with tasks.
 /// - `internal`: callers inside the process.
 pub struct Dispatcher {
     pub registry: Arc<Registry>,
@@ -63,6 +67,8 @@ pub struct Dispatcher {
     pub bridge: Arc<Bridge>,
     /// Seals what clients get and must bring back.
     pub keyring: SharedKeyring,
+    /// Calls that may become tasks.
+    pub tasks: Arc<Tasks>,
     pub metrics: Arc<Metrics>,
     /// The long-lived runtime.
     pub runtime: Handle,
@@ -83,6 +89,8 @@ pub enum Dispatch {
     Stream(MessageStream),
     /// To a server of the other era, once the caller's credentials for it are known.
     Bridge(Box<BridgedCall>),
+    /// The same for a message whose response may be about a task.
+    Task(Box<TaskCall>),
 }
 
 pub struct Response {
@@ -177,8 +185,20 @@ impl Dispatcher {
             keyring.clone(),
         );
         let sse_clients = SseClients::new(sessions.clone());
+        let tasks = Tasks::new(keyring.clone(), bridge.clone(), metrics.clone(), runtime.clone());
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-        Arc::new(Self { registry, sessions, sse_clients, bridge, keyring, metrics, runtime, drain, cut })
+        Arc::new(Self {
+            registry,
+            sessions,
+            sse_clients,
+            bridge,
+            keyring,
+            tasks,
+            metrics,
+            runtime,
+            drain,
+            cut,
+        })
     }
 
     /// Dispatches a tool call without waiting, and returns all other messages for [`Self::dispatch`]. Most
@@ -387,47 +407,11 @@ impl Dispatcher {
                 }
                 None => self.set_log_level(&authorized, endpoint).await,
             },
-            Method::Listen => {
-                self.require_era(endpoint, client_era)?;
-                if !authorized.events {
-                    let message = "the answer is a stream, so Accept must list text/event-stream";
-                    return Err(Box::new(Rejection::http(406, Reason::NotAcceptable, message)));
-                }
-                let filter = self.filter(&authorized, endpoint, method).await.ok_or_else(|| {
-                    invalid(
-                        client_era,
-                        Reason::FilterMissing,
-                        "params.notifications must be an object, with at most 1024 resourceSubscriptions",
-                    )
-                })?;
-                let legacy = match filter.has_legacy() {
-                    true => Some(self.bridge.subscribe_legacy(modern_client(&authorized)?)),
-                    false => None,
-                };
-                let (registry, caller) = (self.registry.clone(), authorized.permit.caller.clone());
-                let listening = notifications::Subscription {
-                    id: Bytes::copy_from_slice(id),
-                    filter,
-                    list_changes: ListChangeWatcher::new(
-                        registry.clone(),
-                        authorized.snapshot,
-                        authorized.endpoint,
-                        client_era,
-                        &caller,
-                    )
-                    .await,
-                    caller,
-                    server_info: Bytes::copy_from_slice(&view.server_info),
-                    legacy,
-                };
-                Ok(Dispatch::Stream(notifications::subscription_stream(
-                    &self.runtime,
-                    registry,
-                    listening,
-                    self.drain.clone(),
-                )))
+            Method::Listen => self.listen(&authorized, endpoint).await,
+            Method::TasksGet | Method::TasksUpdate | Method::TasksCancel if client_era == Era::Modern => {
+                self.task_request(authorized, method, labels).await
             }
-            // Task methods, and methods that no protocol version defines.
+            // Task methods of 2025-11-25, and methods that no protocol version defines.
             _ => match self.alone(&authorized, |_| view.servers > 0).await {
                 Some(server) => self.forward_as_is(authorized, server, method, None, labels),
                 None => Err(unknown_method(client_era)),

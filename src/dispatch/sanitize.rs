@@ -1,12 +1,12 @@
-//! Removes parts of a message before it is authorized: secrets, if its server must not get any, and client
-//! capabilities that cannot pass a federation. What is authorized is what is forwarded.
+//! Removes parts of a message before it is authorized: secrets, if its server must not get any, and the extension for
+//! tasks where no task could be read. What is authorized is what is forwarded.
 
 use bytes::Bytes;
 use filters::guard::{self, Action, MemberPath};
 use filters::{Call, CallTarget};
-use mcp::json::reader::{DEPTH_CEILING, JsonReader};
-use mcp::json::splice::{remove_member, replace_spans};
-use mcp::{Era, Rejection, Span};
+use mcp::json::reader::DEPTH_CEILING;
+use mcp::json::splice::replace_spans;
+use mcp::{Era, Rejection, tasks};
 
 use super::authorize::unreadable;
 use super::text_places;
@@ -18,28 +18,24 @@ use crate::server::Server;
 use crate::telemetry::Direction;
 use mcp::method::Method;
 
-/// A server may answer with a task to a client that supports tasks (SEP-2663). With several servers, the
-/// server of a task would be unknown afterwards. So they do not see this capability, and answer as to other
-/// clients.
-const TASKS: &str = "io.modelcontextprotocol/tasks";
-
 impl Dispatcher {
     /// The message without what must not be forwarded, if there was any.
     pub(super) fn sanitize(
         &self,
         snapshot: &Snapshot,
-        endpoint: &Endpoint,
         call: &Call<'_>,
         target: Option<&CallTarget<'_>>,
+        has_tasks: bool,
     ) -> Result<Option<Bytes>, Box<Rejection>> {
         let Some(target) = target else { return Ok(None) };
-        let mut edits = Vec::new();
-        if let (None, Era::Modern, Some(place)) =
-            (&endpoint.single, call.client_era, call.rpc.meta.client_capabilities)
-        {
-            extensions(call.body, place, &mut edits);
-        }
-        let supported = (!edits.is_empty()).then(|| Bytes::from(replace_spans(call.body, edits)));
+        // A server may answer with a task to a client that declares tasks (SEP-2663). Where nobody reads that
+        // answer as one, the server does not see the extension.
+        let declared = call.rpc.meta.client_capabilities.filter(|_| !has_tasks);
+        let supported = declared.and_then(|place| {
+            let capabilities = place.of(call.body);
+            let without = tasks::is_declared(capabilities).then(|| tasks::declare(capabilities, false))??;
+            Some(Bytes::from(replace_spans(call.body, vec![(place, without)])))
+        });
         let Some(server) =
             snapshot.servers.get(target.server).filter(|server| has_redaction(server, Redaction::Redact))
         else {
@@ -139,21 +135,4 @@ impl Dispatcher {
 
 fn has_redaction(server: &Server, redaction: Redaction) -> bool {
     server.config.redact.arguments == redaction
-}
-
-/// Removes unsupported extensions of the client's capabilities.
-fn extensions(body: &[u8], capabilities: Span, edits: &mut Vec<(Span, Vec<u8>)>) {
-    let text = capabilities.of(body);
-    // Most clients have none.
-    let Ok(mut reader) = JsonReader::new(text, DEPTH_CEILING) else { return };
-    let _ = reader.object(|r, key| {
-        let value = r.value()?;
-        if key.is(text, "extensions")
-            && let Some(rest) = remove_member(value.of(text), TASKS)
-        {
-            let start = capabilities.start + value.start;
-            edits.push((Span { start, end: start + value.len() }, rest));
-        }
-        Ok(())
-    });
 }

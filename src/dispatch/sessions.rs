@@ -111,6 +111,7 @@ impl Dispatcher {
             Destination::ServerOfRequest
             | Destination::Gateway
             | Destination::ByName
+            | Destination::ServerOfTask
             | Destination::Client => Reach::nothing(),
         };
         let reached = |(server, upstream_session): (Arc<Server>, Arc<UpstreamSession>)| {
@@ -174,7 +175,7 @@ impl Dispatcher {
                     params(&authorized),
                 )?
             }
-            Destination::Gateway | Destination::ByName | Destination::Client => {
+            Destination::Gateway | Destination::ByName | Destination::ServerOfTask | Destination::Client => {
                 Dispatch::Respond(Response::accepted())
             }
         })

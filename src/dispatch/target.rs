@@ -10,6 +10,7 @@ use filters::{Call, CallTarget, TargetKind};
 use mcp::{Era, MessageKind as Shape, Text};
 
 use crate::catalog::{Endpoint, Target};
+use crate::tasks::handle::TaskHandle;
 use mcp::method::Method;
 
 /// The target of a call.
@@ -20,11 +21,13 @@ pub struct ResolvedTarget<'a> {
     pub target: Option<&'a Target>,
 }
 
-/// The target of a call at an endpoint. Names with escapes are unescaped into `unescaped`.
+/// The target of a call at an endpoint. Names with escapes are unescaped into `unescaped`. A request about a
+/// `task` is one for the tool whose call the task is.
 pub fn resolve_target<'a>(
     endpoint: &'a Endpoint,
     call: &Call<'a>,
     unescaped: &'a OnceCell<String>,
+    task: Option<&'a TaskHandle>,
 ) -> Option<ResolvedTarget<'a>> {
     if call.rpc.kind != Shape::Request {
         return None;
@@ -42,6 +45,13 @@ pub fn resolve_target<'a>(
             mcp::jsonrpc::request::Reference { name: None, uri: Some(uri) } => resolver.resource(uri),
             _ => None,
         },
+        Method::TasksGet | Method::TasksUpdate | Method::TasksCancel if call.client_era == Era::Modern => {
+            let TaskHandle { tool, server, .. } = task?;
+            Some(ResolvedTarget {
+                call_target: CallTarget { kind: TargetKind::Tool, name: tool, server },
+                target: None,
+            })
+        }
         Method::SetLevel
         | Method::TasksGet
         | Method::TasksResult

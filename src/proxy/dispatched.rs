@@ -39,6 +39,11 @@ impl Gateway {
                 Ok(message_stream) => listen(message_stream, notes).boxed(),
                 Err(rejection) => ready(Err(rejection)).boxed(),
             },
+            // These are messages of the legacy era, which has no such calls.
+            Dispatch::Task(call) => match self.dispatcher.tasks.start(*call, None) {
+                Ok(message_stream) => listen(message_stream, notes).boxed(),
+                Err(rejection) => ready(Err(rejection)).boxed(),
+            },
             Dispatch::Forward(upstream_request) => {
                 match upstream_auth::bearer(session, ctx, &upstream_request.server).await {
                     Ok(bearer) => {

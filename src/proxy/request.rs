@@ -29,6 +29,7 @@ use crate::registry::ListChangeWatcher;
 use crate::server::Server;
 use crate::session::MessageFilter;
 use crate::streams::{MessageStream, notifications};
+use crate::tasks::TaskCall;
 use crate::telemetry::Outcome;
 use crate::upstream::server_messages::redacted;
 use crate::upstream::{ResponseRedactor, UpstreamError};
@@ -241,6 +242,10 @@ impl Gateway {
                 Ok(message_stream) => Ok(Some(Next::Stream(client_era, message_stream))),
                 Err(rejection) => self.refuse_with(session, ctx, "upstream", *rejection).await,
             },
+            Ok(Dispatch::Task(call)) => match Box::pin(self.task(session, ctx, *call)).await {
+                Ok(message_stream) => Ok(Some(Next::Stream(client_era, message_stream))),
+                Err(rejection) => self.refuse_with(session, ctx, "upstream", *rejection).await,
+            },
             Ok(Dispatch::Forward(upstream_request)) => {
                 // The gateway's own client sends it if Pingora would not send the body (see
                 // `request_body`), if the timer must be pausable, or if the response must be converted.
@@ -289,6 +294,18 @@ impl Gateway {
         let bearer = upstream_auth::bearer(session, ctx, server).await;
         let bearer = bearer.map_err(|error| Box::new(error.rejection(&server.name)))?;
         self.dispatcher.bridge.start(call, bearer)
+    }
+
+    /// Sends a message whose response may be about a task, with the caller's credentials for its server.
+    async fn task(
+        &self,
+        session: &Session,
+        ctx: &RequestContext,
+        call: TaskCall,
+    ) -> Result<MessageStream, Box<Rejection>> {
+        let bearer = upstream_auth::bearer(session, ctx, &call.server).await;
+        let bearer = bearer.map_err(|error| Box::new(error.rejection(&call.server.name)))?;
+        self.dispatcher.tasks.start(call, bearer)
     }
 
     /// GET and DELETE: the stream and the end of a legacy session.

@@ -2,9 +2,11 @@
 //! notification streams. They consist of messages; `proxy/` writes them to the client.
 
 pub mod call;
+pub mod forwarded;
 pub mod notifications;
 pub mod resource_updates;
 pub mod sse_client;
+mod task_updates;
 
 use bytes::Bytes;
 use mcp::{Reason, Rejection};

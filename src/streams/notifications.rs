@@ -21,6 +21,7 @@ use super::resource_updates;
 use super::resource_updates::{
     LegacySubscription, Receiver, ResourceEvent, SubscribeLegacy, acknowledged_in_time,
 };
+use super::task_updates;
 use super::{AbortOnDrop, MessageStream, StreamItem};
 use crate::catalog::{Endpoint, ListKind};
 use crate::registry::{ListChange, ListChangeWatcher, Registry};
@@ -28,6 +29,8 @@ use crate::server::Server;
 use crate::session::{MessageFilter, OutboxStream, Session, TooManyStreams};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
+
+pub use super::task_updates::{FollowedTask, KeptChanges};
 
 /// Most resources that one stream subscribes to.
 const MAX_RESOURCES: usize = 1024;
@@ -187,8 +190,8 @@ impl SubscriptionFilter {
         }
     }
 
-    /// The acknowledged filter; `followed` are the resources that servers have acknowledged.
-    fn json(&self, followed: &[String]) -> String {
+    /// The acknowledged filter; `followed` and `tasks` are what servers have acknowledged.
+    fn json(&self, followed: &[String], tasks: &[String]) -> String {
         let mut parts: Vec<String> = [
             (self.tools, "toolsListChanged"),
             (self.prompts, "promptsListChanged"),
@@ -198,9 +201,11 @@ impl SubscriptionFilter {
         .filter(|(on, _)| *on)
         .map(|(_, name)| format!(r#""{name}":true"#))
         .collect();
-        if !followed.is_empty() {
-            let uris: Vec<String> = followed.iter().map(|uri| quote(uri)).collect();
-            parts.push(format!(r#""resourceSubscriptions":[{}]"#, uris.join(",")));
+        for (name, all) in [("resourceSubscriptions", followed), ("taskIds", tasks)] {
+            if !all.is_empty() {
+                let all: Vec<String> = all.iter().map(|one| quote(one)).collect();
+                parts.push(format!(r#""{name}":[{}]"#, all.join(",")));
+            }
         }
         format!("{{{}}}", parts.join(","))
     }
@@ -211,6 +216,7 @@ pub struct Subscription {
     /// Its id, as written.
     pub id: Bytes,
     pub filter: SubscriptionFilter,
+    pub tasks: Vec<FollowedTask>,
     pub caller: Caller,
     pub list_changes: ListChangeWatcher,
     /// The server info of the endpoint in results.
@@ -227,7 +233,8 @@ pub fn subscription_stream(
     subscription_request: Subscription,
     drain: CancellationToken,
 ) -> MessageStream {
-    let Subscription { id, mut filter, caller, mut list_changes, server_info, legacy } = subscription_request;
+    let Subscription { id, mut filter, tasks, caller, mut list_changes, server_info, legacy } =
+        subscription_request;
     let (message, receiver) = mpsc::channel(32);
     let handle = runtime.clone();
     let subscription = format!(r#""{SUBSCRIPTION_ID}":{}"#, String::from_utf8_lossy(&id));
@@ -260,16 +267,34 @@ pub fn subscription_stream(
             followed.extend(uris);
             abort_guards.push(abort_guard);
         }
-        let ack = format!(r#"{{"_meta":{{{subscription}}},"notifications":{}}}"#, filter.json(&followed));
+        let mut followed_tasks = Vec::new();
+        let (kept, tasks): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| task.kept.is_some());
+        let mut kept_changes = Vec::new();
+        for FollowedTask { handle, kept, .. } in kept {
+            followed_tasks.push(handle);
+            kept_changes.extend(kept);
+        }
+        let tasks = by_server(tasks).into_iter().map(|tasks| {
+            task_updates::begin(&handle, registry.clone(), tasks, id.clone(), out.clone())
+        });
+        for (abort_guard, handles) in join_all(tasks).await.into_iter().flatten() {
+            followed_tasks.extend(handles);
+            abort_guards.push(Some(abort_guard));
+        }
+        let ack = format!(r#"{{"_meta":{{{subscription}}},"notifications":{}}}"#, filter.json(&followed, &followed_tasks));
         let ack = message::notification(message::ACKNOWLEDGED, ack.as_bytes());
         if message.send(StreamItem::Message(ack)).await.is_err() {
             return;
+        }
+        // Nothing comes before the acknowledgement.
+        for kept in kept_changes {
+            abort_guards.push(Some(task_updates::follow(&handle, kept, id.clone(), out.clone())));
         }
         let params = format!(r#"{{"_meta":{{{subscription}}}}}"#);
         loop {
             let notes = tokio::select! {
                 () = drain.cancelled() => break,
-                update = events.recv(), if !followed.is_empty() => match update {
+                update = events.recv(), if !followed.is_empty() || !followed_tasks.is_empty() => match update {
                     Some(ResourceEvent::Message(update)) => vec![update],
                     // The acknowledged subscription is lost: the client subscribes again, and gets what is
                     // available.
@@ -297,4 +322,13 @@ pub fn subscription_stream(
         abort_on_drop: Some(AbortOnDrop(task.abort_handle())),
         final_message,
     }
+}
+
+/// The tasks of each server together.
+fn by_server(tasks: Vec<FollowedTask>) -> Vec<Vec<FollowedTask>> {
+    let mut all: BTreeMap<u64, Vec<FollowedTask>> = BTreeMap::new();
+    for task in tasks {
+        all.entry(task.server.serial).or_default().push(task);
+    }
+    all.into_values().collect()
 }

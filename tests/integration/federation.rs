@@ -124,15 +124,13 @@ async fn a_uri_goes_to_the_server_whose_template_says_most_of_it() {
 }
 
 #[tokio::test]
-async fn tasks_are_offered_to_a_server_alone_and_not_through_a_federation() {
+async fn a_server_that_has_no_tasks_does_not_see_that_its_client_has() {
     let mock = MockServer::start(|_| MockReply::Good).await;
     let gateway = Gateway::start(&format!("mcpServers: {{p: {{url: \"{}\"}}}}\n", mock.url)).await;
     connected(&gateway, 1).await;
     let able = json!({"elicitation": {}, "extensions": {"io.modelcontextprotocol/tasks": {}, "other/one": {"x": 1}}});
-    for (path, tool, carried) in [
-        ("/mcp", "p__tool", json!({"elicitation": {}, "extensions": {"other/one": {"x": 1}}})),
-        ("/servers/p/mcp", "tool", able.clone()),
-    ] {
+    let carried = json!({"elicitation": {}, "extensions": {"other/one": {"x": 1}}});
+    for (path, tool) in [("/mcp", "p__tool"), ("/servers/p/mcp", "tool")] {
         let params = json!({"name": tool, "arguments": {"n": 1.50}});
         let request = gateway.modern_request(path, "tools/call", params.clone());
         let mut body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});

@@ -57,6 +57,7 @@ mod starting;
 mod stdio;
 mod stopping;
 mod stress;
+mod tasks;
 mod tls;
 mod upgrade;
 mod wire;

@@ -20,7 +20,7 @@ pub struct RealServers {
     pub share: tempfile::TempDir,
 }
 
-fn everything(port: u16) -> Process {
+pub fn everything(port: u16) -> Process {
     let mut command = Command::new(node());
     command.arg(npm("@modelcontextprotocol/server-everything/dist/index.js")).arg("streamableHttp");
     let mut process = Process::start(command.env("PORT", port.to_string()));

@@ -62,7 +62,7 @@ impl<'a> Subject<'a> {
         Self {
             caller: Some(&call.caller),
             ip,
-            target: call.target,
+            target: call.target.map(|target| counted(target, method)),
             method,
             is_network: call.head.is_network,
             is_request: runs,
@@ -101,6 +101,14 @@ impl<'a> Subject<'a> {
             }
             KeyPart::Method => to.text(self.method),
         }
+    }
+}
+
+/// A request about a task counts for the server alone: the call that the task is of has counted for its tool.
+fn counted<'a>(target: CallTarget<'a>, method: &str) -> CallTarget<'a> {
+    match method.starts_with("tasks/") {
+        true => CallTarget { kind: TargetKind::Server, name: "", ..target },
+        false => target,
     }
 }
 

@@ -3,7 +3,7 @@
 use mcp::Reason;
 use std::borrow::Cow;
 
-use super::{AccessQuery, Decision, DecisionReason, Rbac};
+use super::{AccessQuery, Decision, DecisionReason, Rbac, is_of_task};
 use crate::cel::BUDGET_EXCEEDED;
 use crate::request::{Call, TargetKind};
 use crate::uri::AmbiguousUri;
@@ -49,6 +49,7 @@ impl Rbac {
                 },
                 message.map_or(Cow::Borrowed("not allowed by the gateway's policy"), Cow::Owned),
             ),
+            Decision::NotFound(_) if is_of_task(&query) => unknown_task(call.client_era),
             Decision::NotFound(_) => match call.target.map(|target| target.kind) {
                 Some(TargetKind::Server) | None => method_denied(),
                 Some(kind) => not_found(call.client_era, kind, &name_as_sent(call, kind)),
@@ -79,6 +80,13 @@ fn ambiguous(client_era: Era, error: AmbiguousUri) -> Rejection {
     let status = client_era.codec().status_of(code::INVALID_PARAMS);
     let message = format!("the resource's URI can be read as that of another: {error}; write it without");
     Rejection::new(status, code::INVALID_PARAMS, Reason::AmbiguousUri, message)
+}
+
+/// The rejection of a task that does not exist, is of another caller, or whose tool is hidden.
+pub fn unknown_task(client_era: Era) -> Rejection {
+    let status = client_era.codec().status_of(code::INVALID_PARAMS);
+    let message = "Unknown task: it does not exist, has expired, or is not of this caller";
+    Rejection::new(status, code::INVALID_PARAMS, Reason::UnknownTask, message)
 }
 
 /// Names are echoed this far, in characters.

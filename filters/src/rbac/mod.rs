@@ -31,7 +31,7 @@ use crate::request::{CallTarget, Caller, TargetKind};
 use crate::uri::{self, AmbiguousUri};
 
 use decision_cache::{DecisionCache, StaticDecision};
-pub use enforce::{Denial, not_found};
+pub use enforce::{Denial, not_found, unknown_task};
 use roles::{Roles, ScopeRule};
 
 /// Label in metrics and logs.
@@ -300,6 +300,18 @@ fn primary_method(kind: TargetKind) -> &'static str {
     }
 }
 
+/// Whether it is a request about the task of a call. The call was decided with its arguments, which such a
+/// request does not repeat: what counts is whether the tool is still the caller's.
+fn is_of_task(query: &AccessQuery<'_>) -> bool {
+    query.method.starts_with("tasks/") && query.target.is_some_and(|target| target.kind == TargetKind::Tool)
+}
+
+impl Decision {
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Decision::Allowed(_))
+    }
+}
+
 impl Policy {
     /// The name that patterns and rules see: of a URI its normal form.
     fn normalized_name<'a>(&self, target: &CallTarget<'a>) -> Result<Cow<'a, str>, AmbiguousUri> {
@@ -319,6 +331,15 @@ impl Policy {
         if let Some(reason) = &prefix.method_denied {
             return Decision::MethodDenied(reason.clone());
         }
+        let is_of_task = is_of_task(query);
+        let as_call = AccessQuery { method: primary_method(TargetKind::Tool), ..*query };
+        let (query, prefix) = match is_of_task {
+            false => (query, prefix),
+            true => match known(as_call.method) {
+                Some(prefix) => (&as_call, prefix),
+                None => return Decision::NotFound(DecisionReason::Default),
+            },
+        };
         if let Some(target) = query.target {
             let first = primary_method(target.kind);
             if first == query.method {
@@ -333,7 +354,7 @@ impl Policy {
                 }
             }
         }
-        let (allowed, reason) = match self.evaluate_deferred(caller, query, &prefix, fuel) {
+        let (allowed, reason) = match self.evaluate_deferred(caller, query, &prefix, is_of_task, fuel) {
             Some((effect, reason)) => (effect == Effect::Allow, reason),
             None => (prefix.allowed, prefix.fallback.clone()),
         };
@@ -358,6 +379,7 @@ impl Policy {
         caller: &Caller,
         query: &AccessQuery<'_>,
         prefix: &StaticDecision,
+        is_of_task: bool,
         fuel: Option<&Fuel>,
     ) -> Option<(Effect, DecisionReason)> {
         if prefix.deferred.is_empty() {
@@ -368,6 +390,13 @@ impl Policy {
             .fuelled(fuel);
         prefix.deferred.iter().find_map(|undecided| {
             let rule = &self.rules[undecided.rule];
+            if is_of_task && rule.when.dependencies().args {
+                // What it says of the arguments was decided for the call.
+                let rest =
+                    rule.when.evaluate(&context, |part| part.dependencies.ip && !part.dependencies.args);
+                let allows = rule.effect == Effect::Allow && rest == ConditionResult::True;
+                return allows.then_some((Effect::Allow, DecisionReason::Rule(undecided.rule)));
+            }
             let result = rule.when.evaluate(&context, |part| part.dependencies.is_volatile());
             rule_decision(rule, undecided.rule, result.and(undecided.so_far.clone()))
         })

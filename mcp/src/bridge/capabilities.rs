@@ -1,6 +1,7 @@
 //! What a server, or a client, declares to be able to do.
 
 use crate::json::object::Object;
+use crate::tasks;
 
 /// `ServerCapabilities` of 2025-11-25 as a modern client may read them: the tasks of that revision are not
 /// those of the extension. `None` if the text is no object.
@@ -22,9 +23,10 @@ pub fn without_subscriptions(capabilities: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// `ClientCapabilities` of a legacy client for a modern server. A client of that era cannot be asked whether
-/// its roots have changed, and has other tasks.
+/// its roots have changed, and has no tasks of that era.
 pub fn client_to_modern(capabilities: &[u8]) -> Option<Vec<u8>> {
-    let mut object = Object::read(capabilities)?;
+    let known = tasks::declare(capabilities, false);
+    let mut object = Object::read(known.as_deref().unwrap_or(capabilities))?;
     object.remove(|name| name == "tasks");
     match object.get("roots") {
         Some(_) => Some(object.with(&[("roots", b"{}")])),
@@ -73,5 +75,7 @@ mod tests {
         assert_eq!(text(client_to_legacy(client)), r#"{"sampling":{},"roots":{}}"#);
         assert_eq!(text(client_to_legacy(br#"{"elicitation":5,"sampling":{}}"#)), r#"{"sampling":{}}"#);
         assert_eq!(client_to_legacy(b"[]"), None);
+        let extensions = br#"{"extensions":{"io.modelcontextprotocol/tasks":{},"x/y":{}}}"#;
+        assert_eq!(text(client_to_modern(extensions)), r#"{"extensions":{"x/y":{}}}"#);
     }
 }

@@ -94,6 +94,7 @@ pub fn passes(kind: MessageKind, word: &str, revision: &str, many: bool) -> bool
             // Those concern a running call or a request: there is a test for each.
             Destination::ServerOfRequest
             | Destination::RequestingServer
+            | Destination::ServerOfTask
             | Destination::Gateway
             | Destination::Client => false,
         },

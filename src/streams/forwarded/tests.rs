@@ -3,6 +3,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::proxy::gateway_for_tests::{CLIENT_ID, call_of, call_with, server};
+use mcp::Reason;
 
 const LOG: &str = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
 
@@ -34,7 +35,7 @@ fn progress(token: &str) -> String {
 }
 
 fn stream(request: UpstreamRequest) -> MessageStream {
-    super::stream(request, &Handle::current(), None, Metrics::new())
+    start(request, None, &Handle::current(), None, Metrics::new())
 }
 
 #[tokio::test]

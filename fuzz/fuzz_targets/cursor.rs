@@ -55,7 +55,7 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
         instructions: None,
         faults: Vec::new(),
     };
-    let lists_of_server = Arc::new(ServerLists { handshake, lists, events: false });
+    let lists_of_server = Arc::new(ServerLists { handshake, lists, events: false, era: Era::Modern });
     let config = Config::quickstart();
     let settings = config.servers.values().next().expect("the demo server");
     let server = Server::new("fuzz", settings, &config.limits, None).expect("it needs nothing");
@@ -63,6 +63,7 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
         server,
         legacy: Some(lists_of_server.clone()),
         modern: Some(lists_of_server),
+        bridged: None,
         starting: [false; 2],
     };
     let metrics = Metrics::new();

@@ -142,7 +142,7 @@ pub(super) fn wrong_era(client_era: Era, server: Option<&Arc<Server>>) -> Box<Re
     let who =
         server.map_or_else(|| "this endpoint".to_owned(), |server| format!("the server `{}`", server.name));
     let message = format!(
-        "{who} speaks only {}, and the request is of {}; they are not bridged yet",
+        "{who} speaks only {}, and the request is of {}, and this is not bridged",
         revisions(client_era.other()),
         revisions(client_era)
     );

@@ -100,6 +100,8 @@ enum RelayedItem {
     Final(String),
     Rejected(RelayedRejection),
     Accepted,
+    /// The call goes on.
+    Alive,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -136,7 +138,7 @@ impl RelayedItem {
         match self {
             Self::Message(message) => StreamItem::Message(message.into()),
             Self::Final(message) => StreamItem::Final(message.into()),
-            Self::Accepted => StreamItem::Accepted,
+            Self::Accepted | Self::Alive => StreamItem::Accepted,
             Self::Rejected(rejected) => {
                 // A process of another release may have other reasons.
                 let reason = Reason::ALL.iter().find(|reason| reason.as_str() == rejected.reason);
@@ -220,6 +222,11 @@ impl Relay {
             Content::Retry(retry) => {
                 if let Some(served) = self.served.get(&id) {
                     let _ = served.try_send(Sign::StillThere);
+                    drop(served);
+                    let (bridge, relay) = (bridge.clone(), self.clone());
+                    bridge.runtime.clone().spawn(async move {
+                        relay.send(&bridge, from, id, Content::Item(RelayedItem::Alive)).await;
+                    });
                     return;
                 }
                 if self.served.len() >= MAX_RELAYED {
@@ -351,13 +358,18 @@ async fn run(
     let (items, mut received) = mpsc::channel(QUEUE);
     relay.sent.insert(id, items);
     let _sent = Removal(&relay.sent, id);
-    let mut failures = 0;
+    let (mut failures, mut heard) = (0, Instant::now());
     loop {
+        if heard.elapsed() > GONE {
+            let message = "this call waits in another gateway process, which does not answer";
+            let rejection = Rejection::http(503, Reason::ProcessUnreachable, message);
+            return rejected(rejection.retry_after(AGAIN));
+        }
         match relay.send(bridge, to, id, Content::Retry(retry.clone())).await {
             Sending::Sent => failures = 0,
             Sending::NoReader => {
                 return rejected(elsewhere(
-                    "the gateway process in which this call waited has ended: make the call again",
+                    "the gateway process in which this call waited has ended, or listens to Redis no more: make the call again",
                 ));
             }
             Sending::TooLong => {
@@ -377,9 +389,14 @@ async fn run(
         loop {
             tokio::select! {
                 item = received.recv() => {
-                    let Some(item) = item.map(RelayedItem::into_item) else {
+                    let Some(item) = item else {
                         return rejected(elsewhere("the client reads too slowly: make the call again"));
                     };
+                    heard = Instant::now();
+                    if matches!(item, RelayedItem::Alive) {
+                        continue;
+                    }
+                    let item = item.into_item();
                     if is_last(&item) {
                         return Some(item);
                     }
@@ -414,25 +431,4 @@ fn elsewhere(why: &'static str) -> Rejection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn items_are_the_same_after_their_way() {
-        let rejection = Rejection::http(503, Reason::TooManyParked, "full")
-            .with_data("{}".into())
-            .retry_after(Duration::from_secs(3));
-        for item in [
-            StreamItem::Message("{}".into()),
-            StreamItem::Final(r#"{"a":"é"}"#.into()),
-            StreamItem::Accepted,
-            StreamItem::Rejected(Box::new(rejection)),
-        ] {
-            let shown = format!("{item:?}");
-            let text = serde_json::to_string(&RelayedItem::of(item)).expect("JSON");
-            let back: RelayedItem = serde_json::from_str(&text).expect("an item");
-            assert_eq!(format!("{:?}", back.into_item()), shown);
-        }
-        assert_eq!(elsewhere("x").code, mcp::rejection::code::INVALID_PARAMS);
-    }
-}
+mod tests;

@@ -273,6 +273,8 @@ impl Gateway {
         ctx.counted_later = true;
         let (labels, id) = (ctx.labels.clone(), ctx.id.clone());
         let (metrics, cut) = (self.dispatcher.metrics.clone(), self.dispatcher.cut.clone());
+        let max_waiting = self.dispatcher.registry.snapshot().config.config.limits.max_buffered.as_usize();
+        let mut waiting = self.state.buffer();
         let ended = client.session().map(|session| session.end()).unwrap_or_default();
         self.dispatcher.runtime.spawn(async move {
             let _held = held;
@@ -308,7 +310,17 @@ impl Gateway {
             if !call.call().is_cancelled() {
                 let error =
                     |rejection: Box<Rejection>| message::rejection_response(id.as_deref(), &rejection);
-                client.send(answer.unwrap_or_else(error)).await;
+                let answer = answer.unwrap_or_else(error);
+                // Until the client reads, it counts like the bodies of requests.
+                let answer = match waiting.grow(answer.len(), max_waiting) {
+                    true => answer,
+                    false => error(Box::new(Rejection::http(
+                        503,
+                        Reason::MaxBuffered,
+                        "answers that clients do not read fill the memory that is set aside (limits.max_buffered)",
+                    ))),
+                };
+                client.send(answer).await;
             }
         });
     }

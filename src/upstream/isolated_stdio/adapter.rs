@@ -12,12 +12,13 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use mcp::header_name;
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::ServerMessage;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::client_process::{ClientProcess, failed};
@@ -29,6 +30,10 @@ use crate::upstream::stdio::child::{ConnectionError, ConnectionResponse, ServerC
 pub(super) const PATH: &str = "/mcp";
 /// Processes of one server at a time.
 const MAX_PROCESSES: usize = 64;
+/// Connections of the gateway at a time. Any process of this machine may connect.
+const MAX_CONNECTIONS: usize = 512;
+/// How long a connection may take for a head, and wait for one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest message to a process. The gateway has its own, smaller limit.
 const MAX_BODY: usize = 256 << 20;
 
@@ -42,6 +47,7 @@ pub(super) struct Adapter {
     sessions: Sessions,
     /// One permit for each process.
     places: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
     /// Why the last process could not be started, or did not answer `initialize`.
     last_error: Mutex<Option<String>>,
     stop: CancellationToken,
@@ -55,6 +61,7 @@ impl Adapter {
             command,
             sessions: DashMap::default(),
             places: Arc::new(Semaphore::new(MAX_PROCESSES)),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             last_error: Mutex::default(),
             stop: CancellationToken::new(),
         })
@@ -71,7 +78,12 @@ impl Adapter {
                 let accepted = listener.accept().await;
                 let Some(adapter) = adapter.upgrade() else { return };
                 match accepted {
-                    Ok((stream, _)) => drop(tokio::spawn(adapter.connection(stream))),
+                    Ok((stream, _)) => {
+                        // Without a permit it is closed at once.
+                        if let Ok(permit) = adapter.connections.clone().try_acquire_owned() {
+                            tokio::spawn(adapter.connection(stream, permit));
+                        }
+                    }
                     // No descriptors are left: others may be closed meanwhile.
                     Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                 }
@@ -95,14 +107,15 @@ impl Adapter {
         why.map_or(error, UpstreamError::Unreachable)
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, _permit: OwnedSemaphorePermit) {
         let stop = self.stop.clone();
         let _ = stream.set_nodelay(true);
         let service = service_fn(move |request| {
             let adapter = self.clone();
             async move { Ok::<_, Infallible>(adapter.respond(request).await) }
         });
-        let connection = hyper::server::conn::http1::Builder::new();
+        let mut connection = hyper::server::conn::http1::Builder::new();
+        connection.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
         let serve = connection.serve_connection(TokioIo::new(stream), service);
         if let Some(Err(error)) = stop.run_until_cancelled(serve).await {
             tracing::debug!(%error, "a connection to an isolated process broke");
@@ -178,23 +191,23 @@ impl Adapter {
         let id = read.id.map(|id| id.of(body)).unwrap_or_default();
         let started = async {
             let process = ClientProcess::spawn(&self.command).await?;
-            match process.initialize(read.params.map(|params| params.of(body))).await {
+            let starting = StartingProcess::new(process, place);
+            let params = read.params.map(|params| params.of(body));
+            match starting.process().initialize(params).await {
                 // Its last words say more than a closed pipe.
-                Err(ConnectionError::Exited { .. }) => Err(process.ending().await),
-                answer => Ok((process, answer?)),
+                Err(ConnectionError::Exited { .. }) => Err(starting.process().ending().await),
+                answer => Ok((starting, answer?)),
             }
         };
-        let (process, result) = match started.await {
-            Ok((process, ConnectionResponse::Result(result))) => (process, result),
-            Ok((process, ConnectionResponse::Error(error))) => {
-                tokio::spawn(async move { process.stop().await });
-                return json(message::error_response(id, &error));
-            }
+        let (starting, result) = match started.await {
+            Ok((starting, ConnectionResponse::Result(result))) => (starting, result),
+            Ok((_, ConnectionResponse::Error(error))) => return json(message::error_response(id, &error)),
             Err(error) => {
                 let why = match &error {
                     ConnectionError::Spawn { source, .. } => format!("it cannot be started: {source}"),
                     error => error.to_string(),
                 };
+                tracing::warn!(server = self.command.name, %why, "no process for a session");
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
                 return json(failed(id, &error));
             }
@@ -202,6 +215,7 @@ impl Adapter {
         let mut session = [0; 16];
         getrandom::fill(&mut session).expect("the system gives random bytes");
         let session = hex(&session);
+        let (process, place) = starting.into_session();
         self.sessions.insert(session.clone(), process.clone());
         // The gateway was closed meanwhile, and saw no process to end.
         if self.stop.is_cancelled() {
@@ -220,6 +234,37 @@ impl Adapter {
         let session = HeaderValue::from_str(&session).expect("hexadecimal digits");
         response.headers_mut().insert(header_name::SESSION, session);
         response
+    }
+}
+
+/// A process that has no session yet: dropped, it is stopped, and gives back its place when it has gone.
+struct StartingProcess {
+    started: Option<(Arc<ClientProcess>, OwnedSemaphorePermit)>,
+    runtime: Handle,
+}
+
+impl StartingProcess {
+    fn new(process: Arc<ClientProcess>, place: OwnedSemaphorePermit) -> Self {
+        Self { started: Some((process, place)), runtime: Handle::current() }
+    }
+
+    fn process(&self) -> &ClientProcess {
+        &self.started.as_ref().expect("it is taken only at the end").0
+    }
+
+    fn into_session(mut self) -> (Arc<ClientProcess>, OwnedSemaphorePermit) {
+        self.started.take().expect("it is taken only here")
+    }
+}
+
+impl Drop for StartingProcess {
+    fn drop(&mut self) {
+        if let Some((process, place)) = self.started.take() {
+            self.runtime.spawn(async move {
+                process.stop().await;
+                drop(place);
+            });
+        }
     }
 }
 

@@ -43,6 +43,8 @@ struct Routes {
     /// The stream of a GET request.
     stream: Option<mpsc::Sender<Bytes>>,
     held: Vec<(Instant, Bytes)>,
+    /// There was a call before.
+    was_called: bool,
 }
 
 struct OpenCall {
@@ -81,7 +83,11 @@ impl ClientProcess {
     }
 
     /// Hands the messages of the server that are no responses to the streams, until the process has ended.
-    async fn route(self: Arc<Self>, mut notices: mpsc::Receiver<Bytes>, mut asked: mpsc::Receiver<Bytes>) {
+    async fn route(
+        self: Arc<Self>,
+        mut notices: mpsc::Receiver<Bytes>,
+        mut asked: mpsc::Receiver<(Bytes, usize)>,
+    ) {
         loop {
             let until = self.routes().held.first().map(|(until, _)| *until);
             let overdue = async {
@@ -92,7 +98,7 @@ impl ClientProcess {
             };
             tokio::select! {
                 Some(note) = notices.recv() => self.tell(&note),
-                Some(request) = asked.recv() => self.ask(request),
+                Some((request, open)) = asked.recv() => self.ask(request, open),
                 () = overdue => self.refuse_overdue(),
                 _ = self.child.exited() => break,
             }
@@ -101,11 +107,16 @@ impl ClientProcess {
         self.routes().stream = None;
     }
 
-    /// A notification goes to the only call in progress, else to the stream of the client, else to the latest
-    /// call.
+    /// A notification about lists and resources goes to the stream of the client, any other to the only call in
+    /// progress; without that to the other, else to the latest call.
     fn tell(&self, note: &Bytes) {
+        let method = message::read(note).and_then(|read| read.method).map(|method| method.read(note));
+        let is_of_session = method.is_some_and(|method| {
+            method.ends_with("/list_changed") || method == "notifications/resources/updated"
+        });
         let routes = self.routes();
         let call = match (routes.calls.as_slice(), &routes.stream) {
+            (_, Some(stream)) if is_of_session => Some(stream),
             ([only], _) => Some(&only.out),
             (_, Some(stream)) => Some(stream),
             (calls, None) => calls.last().map(|call| &call.out),
@@ -115,26 +126,24 @@ impl ClientProcess {
         }
     }
 
-    /// A request goes to the only call in progress, since it belongs to it, else to the stream of the client.
-    fn ask(&self, request: Bytes) {
+    /// A request goes to the only call in progress, since it belongs to it, else to the stream of the client. A
+    /// wrong guess would ask the person of another call. `open` says how many calls were not answered when it
+    /// came.
+    fn ask(&self, request: Bytes, open: usize) {
         let mut routes = self.routes();
-        let refused = match (routes.calls.as_slice(), &routes.stream) {
-            ([only], _) => only.out.try_send(sse::message(&request)).is_err(),
-            (_, Some(stream)) => stream.try_send(sse::message(&request)).is_err(),
-            ([], None) if routes.held.len() < MAX_HELD => {
+        let sent = match (routes.calls.as_slice(), &routes.stream) {
+            ([only], _) if open == 1 => only.out.try_send(sse::message(&request)).is_ok(),
+            (_, Some(stream)) => stream.try_send(sse::message(&request)).is_ok(),
+            // Its client has not had the time to listen.
+            (_, None) if open == 0 && !routes.was_called && routes.held.len() < MAX_HELD => {
                 routes.held.push((Instant::now() + HOLD, request));
                 return;
             }
-            ([], None) => true,
-            // A wrong guess would ask the person of another call.
-            (_, None) => true,
+            (_, None) => false,
         };
         drop(routes);
-        if refused {
-            self.refuse(
-                &request,
-                "several calls are in progress, and the request does not say which one it is for",
-            );
+        if !sent {
+            self.refuse(&request, "it is not clear which call it is for, or its client does not listen");
         }
     }
 
@@ -198,6 +207,7 @@ impl ClientProcess {
             if routes.calls.is_empty() {
                 Self::release(&mut routes, &out);
             }
+            routes.was_called = true;
             routes.calls.push(OpenCall { id: id.clone(), out: out.clone(), cancel: cancel.clone() });
         }
         let process = self.clone();
@@ -283,7 +293,12 @@ fn progress_token(params: &[u8]) -> Option<std::ops::Range<usize>> {
 
 /// The response to a call that the process did not answer.
 pub(super) fn failed(id: &[u8], error: &ConnectionError) -> Bytes {
-    let why = client_message(&error.to_string());
+    // The program's own words stay in the log.
+    let why = match error {
+        ConnectionError::Exited { .. } => "the process of this session has ended before it answered".into(),
+        ConnectionError::Spawn { .. } => "the process of this session cannot be started".into(),
+        error => client_message(&error.to_string()),
+    };
     let error = format!(r#"{{"code":{},"message":{}}}"#, code::INTERNAL, quote(&why));
     message::error_response(id, error.as_bytes())
 }

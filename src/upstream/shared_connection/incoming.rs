@@ -52,7 +52,10 @@ impl SharedConnection {
             }
             RawMessage { method: Some(method), id: Some(id), result: None, error: None, .. } => {
                 let is_taken = method != "ping"
-                    && self.requests.get().is_some_and(|requests| requests.try_send(line.clone()).is_ok());
+                    && self.requests.get().is_some_and(|requests| {
+                        let open = self.calls().waiting.len();
+                        requests.try_send((line.clone(), open)).is_ok()
+                    });
                 if !is_taken {
                     self.decline(method, id.get());
                 }

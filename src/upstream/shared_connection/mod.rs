@@ -80,7 +80,7 @@ pub(crate) struct SharedConnection {
     space: Arc<Semaphore>,
     notices: mpsc::Sender<Bytes>,
     /// Set where one client answers the requests of the server.
-    requests: OnceLock<mpsc::Sender<Bytes>>,
+    requests: OnceLock<mpsc::Sender<(Bytes, usize)>>,
     dropped: AtomicU64,
     /// It was logged that the server sends invalid messages.
     warned: AtomicBool,
@@ -215,8 +215,9 @@ impl SharedConnection {
             .ok_or_else(|| self.calls().exited(false))
     }
 
-    /// From now on, requests of the server go there, whole; those that find it full are declined.
-    pub fn take_requests(&self, requests: mpsc::Sender<Bytes>) {
+    /// From now on, requests of the server go there, whole, each with the number of calls that had no answer
+    /// when it came; those that find it full are declined.
+    pub fn take_requests(&self, requests: mpsc::Sender<(Bytes, usize)>) {
         let _ = self.requests.set(requests);
     }
 

@@ -127,8 +127,8 @@ impl Child {
         self.0.connection.notify(method, params, timeout).await
     }
 
-    /// From now on, requests of the server go there instead of being declined.
-    pub fn take_requests(&self, requests: mpsc::Sender<Bytes>) {
+    /// See [`SharedConnection::take_requests`].
+    pub fn take_requests(&self, requests: mpsc::Sender<(Bytes, usize)>) {
         self.0.connection.take_requests(requests);
     }
 

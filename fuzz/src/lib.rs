@@ -19,3 +19,18 @@ pub fn cut(data: &[u8], at: u8) -> (&[u8], &[u8]) {
         None => (data, &[]),
     }
 }
+
+/// A text with changes: pairs of a place and the byte that shall stand there, behind the end appended. A single place at
+/// the end cuts the text there.
+pub fn changed(text: &[u8], changes: &[u8]) -> Vec<u8> {
+    let mut text = text.to_vec();
+    for change in changes.chunks(2) {
+        let place = usize::from(change[0]);
+        match change {
+            [_, byte] if place < text.len() => text[place] = *byte,
+            [_, byte] => text.push(*byte),
+            _ => text.truncate(place),
+        }
+    }
+    text
+}

@@ -10,7 +10,7 @@ mod legacy_subscriptions;
 mod modern_client;
 mod modern_subscriptions;
 mod relay;
-mod request_state;
+pub mod request_state;
 mod server_side;
 mod start;
 

@@ -21,7 +21,7 @@ const VERSION: u8 = 2;
 
 /// How the call goes on after the retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Continuation {
+pub enum Continuation {
     /// It waits in this process, parked under this id.
     Parked(ProcessId, ParkingId),
     /// It has ended with the demand to open URLs, and is made again.
@@ -30,7 +30,7 @@ pub(super) enum Continuation {
 
 /// What a retry is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Binding {
+pub struct Binding {
     pub owner: Digest,
     /// Endpoint, method and params, without `_meta` and the members of a retry.
     pub call: Digest,
@@ -123,7 +123,7 @@ pub(super) fn answers_digest(responses: &[u8]) -> Digest {
 }
 
 /// Seals how a call goes on, for this long.
-pub(super) fn seal(keyring: &Keyring, binding: &Binding, then: Continuation, time: Duration) -> String {
+pub fn seal(keyring: &Keyring, binding: &Binding, then: Continuation, time: Duration) -> String {
     let mut text = Vec::with_capacity(LENGTH);
     let (kind, process, id) = match then {
         Continuation::Parked(process, id) => (0, process, id),
@@ -143,11 +143,7 @@ pub(super) fn seal(keyring: &Keyring, binding: &Binding, then: Continuation, tim
 /// # Errors
 ///
 /// Always the same rejection, whatever is wrong; the reason is for the log.
-pub(super) fn open(
-    keyring: &Keyring,
-    binding: &Binding,
-    state: &str,
-) -> Result<Continuation, Box<Rejection>> {
+pub fn open(keyring: &Keyring, binding: &Binding, state: &str) -> Result<Continuation, Box<Rejection>> {
     let refused = |why: &str| {
         tracing::info!(why, "a requestState is refused");
         Box::new(invalid())

@@ -328,7 +328,7 @@ impl Gateway {
 
 /// The URI for the messages of a client, as its first event names it. A relative one is resolved at the path that
 /// the client knows, whatever a proxy has made of it; where that path is configured, the URI has it.
-fn messages_uri(path: &str, public_path: Option<&str>, id: &str) -> String {
+pub fn messages_uri(path: &str, public_path: Option<&str>, id: &str) -> String {
     let messages = EndpointPath::Messages.as_str();
     match (public_path, EndpointPath::split(path)) {
         (Some(public), Some((scope, _))) => format!("{public}{scope}{messages}/?session_id={id}"),
@@ -338,7 +338,7 @@ fn messages_uri(path: &str, public_path: Option<&str>, id: &str) -> String {
 }
 
 /// The id in a query; one that cannot be one is of no client.
-fn session_id(query: &str) -> Result<&str, &'static str> {
+pub fn session_id(query: &str) -> Result<&str, &'static str> {
     let mut ids = query.split('&').filter_map(|pair| pair.strip_prefix("session_id="));
     match (ids.next(), ids.next()) {
         (Some(id), None) => Ok(id),
@@ -349,7 +349,7 @@ fn session_id(query: &str) -> Result<&str, &'static str> {
 
 /// The headers without the version, where it may be negotiated over HTTP+SSE: Streamable HTTP does not have each
 /// of these. Newer clients of the SDKs send it, older ones do not.
-fn without_version(headers: &HeaderMap) -> HeaderMap {
+pub fn without_version(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
     let mut versions = headers.get_all(header_name::PROTOCOL_VERSION).iter();
     let known = |value: &http::HeaderValue| value.to_str().is_ok_and(version::is_of_http_sse);

@@ -11,7 +11,7 @@ mod dispatched;
 #[cfg(test)]
 pub(crate) mod gateway_for_tests;
 mod h2_response_head;
-mod http_sse;
+pub mod http_sse;
 pub mod in_process;
 mod long_response_id;
 mod negotiated_response;

@@ -1,6 +1,7 @@
 //! The bridge between the eras: clients of one era at servers of the other.
 
 mod ends;
+mod many_callers;
 mod outsiders;
 mod processes;
 mod request_state;

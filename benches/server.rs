@@ -4,7 +4,7 @@
 //!     server LISTEN              `IP:PORT`
 //!
 //! The path selects the behavior: `/mcp` has one tool, `/N/mcp` has N tools `tool0`…. With `?events` the
-//! response to a call is a stream of one event. With `?drip` it is one event every 5 ms with its send time.
+//! response to a call is a stream of one event. With `?legacy` or `?modern` the server speaks one era only. With `?drip` it is one event every 5 ms with its send time.
 //! With `?idle` it is a silent stream; when its client disconnects, the time is printed. Times are
 //! nanoseconds since 1970. The server reads every body, but parses no more of it than the bench sends and
 //! the gateway makes of it.
@@ -17,6 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"bench","version":"1"}}}"#;
+/// 404 with this body is what a server says to a method that it does not have (2026-07-28, basic/transports).
+const UNKNOWN: &str = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"Method not found"}}"#;
 const DISCOVERED: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":0,"cacheScope":"private"}}"#;
 
 #[tokio::main(flavor = "current_thread")]
@@ -65,6 +67,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
         }
         let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
         let has = |word: &str| memmem::find(&held[head..head + length], word.as_bytes()).is_some();
+        let speaks = |era: &str| !target.contains('?') || target.ends_with(era) || target.contains("?events");
         if !text.starts_with("post") {
             stream.write_all(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n").await?;
         } else if has("\"tools/call\"") {
@@ -79,10 +82,10 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
                 true => stream.write_all(events(&called).as_bytes()).await?,
                 false => stream.write_all(json("", &called).as_bytes()).await?,
             }
-        } else if has("\"initialize\"") {
+        } else if has("\"initialize\"") && speaks("?legacy") {
             let answer = under_its_id(INITIALIZED, &held[head..head + length]);
             stream.write_all(json("Mcp-Session-Id: bench\r\n", &answer).as_bytes()).await?;
-        } else if has("\"server/discover\"") {
+        } else if has("\"server/discover\"") && speaks("?modern") {
             let answer = under_its_id(DISCOVERED, &held[head..head + length]);
             stream.write_all(json("", &answer).as_bytes()).await?;
         } else if has("\"tools/list\"") {
@@ -91,6 +94,9 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
         } else if has("\"ping\"") {
             let answer = under_its_id(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, &held[head..head + length]);
             stream.write_all(json("", &answer).as_bytes()).await?;
+        } else if has("\"initialize\"") || has("\"server/discover\"") {
+            let answer = json("", &under_its_id(UNKNOWN, &held[head..head + length]));
+            stream.write_all(answer.replacen("200 OK", "404 Not Found", 1).as_bytes()).await?;
         } else {
             stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await?;
         }

@@ -5,6 +5,7 @@ call, user and system, from /proc: it does not depend on the speed of the server
 """
 
 import base64
+import hashlib
 import hmac
 import json
 import os
@@ -143,6 +144,14 @@ def judged():
     )
 
 
+KEY = "the key of a benchmark, which is nobody's"
+
+
+def keyed():
+    """Settings with one API key: a caller who is known keeps a session at a server of the other era."""
+    return f"auth:\n  api_keys: [{{id: bench, sha256: \"{hashlib.sha256(KEY.encode()).hexdigest()}\"}}]\n"
+
+
 class Stage:
     """A folder and the processes of one bench; removed when it ends."""
 
@@ -238,9 +247,10 @@ class Stage:
         return self.written("call.lua", text)
 
 
-def legacy_sessions(port, path, count, headers=None):
+def legacy_sessions(port, path, count, headers=None, capabilities="{}"):
     """Ids of so many sessions of 2025-11-25."""
-    params = '{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}'
+    client = f'"capabilities":{capabilities},"clientInfo":{{"name":"bench","version":"1"}}'
+    params = f'{{"protocolVersion":"2025-11-25",{client}}}'
     body = f'{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{params}}}'.encode()
     sent = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **(headers or {})}
     found = []

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use mcp::bridge::params::Envelope;
 use mcp::bridge::questions::{self, InputRequired, Question};
 use mcp::bridge::results::{self, LegacyResult};
-use mcp::bridge::{capabilities, errors, params};
+use mcp::bridge::{capabilities, content, errors, params};
 use mcp::jsonrpc::message;
 use mcp::rejection::code;
 use mcp::{Era, Reason, Rejection, version};
@@ -118,7 +118,10 @@ async fn run(
         };
         match results::to_legacy(method, &result, wraps_output) {
             None => return Err(side.nonsense("a result that is no object")),
-            Some(LegacyResult::Complete(result)) => return Ok(message::result(&id, &result)),
+            Some(LegacyResult::Complete(result)) => {
+                let older = content::to_older(session.version, method, &result);
+                return Ok(message::result(&id, older.as_deref().unwrap_or(&result)));
+            }
             Some(LegacyResult::Unknown(kind)) => {
                 let kind: String = kind.chars().filter(|c| !c.is_control()).take(40).collect();
                 return Err(side.nonsense(format!(

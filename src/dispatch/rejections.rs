@@ -10,6 +10,7 @@ use mcp::{Era, Reason, Rejection};
 
 use super::{AuthorizedRequest, Dispatcher};
 use crate::catalog::{Endpoint, Target};
+use crate::config::BridgeSetting;
 use crate::registry::Snapshot;
 use crate::server::Server;
 use crate::session::SessionLimits;
@@ -42,7 +43,7 @@ impl Dispatcher {
     }
 
     /// Whether the endpoint may answer `server/discover`. A client that speaks both eras chooses one by that,
-    /// once. If its servers turn out to speak the other, it would see none of them.
+    /// once. If its servers turn out to speak the other and are not bridged, it would see none of them.
     pub(super) fn require_initialized(&self, endpoint: &Endpoint) -> Result<(), Box<Rejection>> {
         let (modern, legacy) = (&endpoint.modern, &endpoint.legacy);
         if modern.servers > 0 || !modern.starting {
@@ -51,7 +52,12 @@ impl Dispatcher {
         if legacy.servers > 0 {
             return Err(wrong_era(Era::Modern, None));
         }
-        let awaited = endpoint.members.iter().find(|server| server.is_starting(Era::Modern));
+        let mut starting_now = endpoint.members.iter().filter(|server| server.is_starting(Era::Modern));
+        let is_bridged = |server: &Arc<Server>| server.config.bridge == BridgeSetting::Auto;
+        if endpoint.single.is_none() && starting_now.clone().any(is_bridged) {
+            return Ok(());
+        }
+        let awaited = starting_now.next();
         Err(awaited.map_or_else(|| self.server_down(None), starting))
     }
 

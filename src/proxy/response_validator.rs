@@ -22,6 +22,12 @@ use mcp::sse::EventSplitter;
 
 mod begin;
 
+/// An HTTP error without content where a message is due.
+fn empty_failure(status: u16) -> UpstreamError {
+    let why = format!("HTTP {status} without a body");
+    if status < 500 { UpstreamError::ClientCaused(why) } else { UpstreamError::InvalidResponse(why) }
+}
+
 /// JSON responses up to this size, in bytes, are validated before their first byte goes out. A client
 /// cannot use a part of one, so holding costs it no time. Of longer responses only the beginning is
 /// inspected, to bound the memory.
@@ -81,6 +87,7 @@ enum BodyKind {
     /// An HTTP error in the server's own format; and the error that replaces it if it is no message and
     /// only reports that the server cannot answer now.
     Failure {
+        status: u16,
         held: BytesMut,
         later: Option<(u16, Option<Duration>)>,
     },
@@ -278,13 +285,20 @@ impl ResponseValidator {
                 }
                 Err(UpstreamError::Denied(*status, rejection_text(kind, held)))
             }
-            BodyKind::Failure { held, later } => {
+            BodyKind::Failure { status, held, later } => {
                 held.extend_from_slice(&piece.unwrap_or_default());
                 if held.len() > HOLD_LIMIT {
                     return Err(UpstreamError::ClientCaused("an error that is too long to be judged".into()));
                 }
-                if !end || (held.is_empty() && later.is_none()) {
+                if !end {
                     return Ok(Some(Bytes::new()));
+                }
+                if held.is_empty() && later.is_none() {
+                    // A client would wait for the response to its id.
+                    return match reader.id {
+                        None => Ok(Some(Bytes::new())),
+                        Some(_) => Err(empty_failure(*status)),
+                    };
                 }
                 let body = std::mem::take(held).freeze();
                 // A text in another encoding would pass unseen.

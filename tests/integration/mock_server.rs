@@ -1,6 +1,7 @@
 //! A mock server: it completes the handshake as a real one does, in both eras, records all requests, and
 //! answers each as the test specifies.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -70,6 +71,7 @@ type MockScript = dyn Fn(&RecordedRequest) -> MockReply + Send + Sync;
 pub struct MockServer {
     pub url: String,
     seen: Arc<Mutex<Vec<RecordedRequest>>>,
+    accepted: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -79,13 +81,16 @@ impl MockServer {
         let url = format!("http://{}/mcp", listener.local_addr().expect("a bound socket has an address"));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (play, log): (Arc<MockScript>, _) = (Arc::new(play), seen.clone());
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = accepted.clone();
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(serve(stream, play.clone(), log.clone()));
             }
         });
-        Self { url, seen, serving }
+        Self { url, seen, accepted, serving }
     }
 
     /// All recorded requests without the gateway's own handshakes.
@@ -103,6 +108,11 @@ impl MockServer {
     pub fn count(&self, method: &str) -> usize {
         let seen = self.seen.lock().expect("no connection panics with the lock");
         seen.iter().filter(|seen| seen.method() == method).count()
+    }
+
+    /// How many connections it has accepted.
+    pub fn connections(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Closes the port and all connections.

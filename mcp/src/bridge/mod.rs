@@ -7,6 +7,7 @@
 //! `bridge/` does.
 
 pub mod capabilities;
+pub mod content;
 pub mod entries;
 pub mod errors;
 pub mod params;

@@ -126,7 +126,7 @@ impl ResponseValidator {
             {
                 response.remove_header(&CONTENT_LENGTH);
                 let later = matches!(status, 429 | 503).then(|| (status, retry_after(&response.headers)));
-                BodyKind::Failure { held: BytesMut::new(), later }
+                BodyKind::Failure { status, held: BytesMut::new(), later }
             }
             (400..=599, "application/json") if framing.certain => BodyKind::Other,
             (400..=599, "application/json") => return Err(UpstreamError::Nameless),

@@ -269,6 +269,9 @@ fn an_error_of_http_passes_under_the_clients_id_or_in_the_servers_own_words() {
         (503, r#"{"error":"busy"}"#, ALONE, later(503)),
         (429, r#"{"error":"busy"}"#, USED, later(429)),
         (503, "", ALONE, later(503)),
+        // Its client would wait for the response.
+        (405, "", USED, Err(E::ClientCaused("HTTP 405 without a body".into()))),
+        (500, "", ALONE, Err(E::InvalidResponse("HTTP 500 without a body".into()))),
     ] {
         let outcome = judged(&request, status, &[JSON_KIND], body, way);
         assert_eq!(outcome.as_deref(), expected.as_ref().copied(), "{status} {body} {way:?}");

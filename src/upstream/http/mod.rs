@@ -63,6 +63,10 @@ pub struct UpstreamSession {
     pub version: String,
     /// The newest `Authorization` of its caller, if the server is called in its caller's name.
     bearer: ArcSwapOption<HeaderValue>,
+    /// A message that may name no request was sent in it.
+    pub(super) has_sent: AtomicBool,
+    /// The connections that only it uses, from the second of these messages on.
+    pub(super) connections: OnceLock<reqwest::Client>,
 }
 
 impl UpstreamSession {
@@ -89,6 +93,8 @@ impl UpstreamSession {
             session: Some(HeaderValue::from_static("known")),
             version: version.to_owned(),
             bearer: ArcSwapOption::empty(),
+            has_sent: AtomicBool::new(false),
+            connections: OnceLock::new(),
         }
     }
 
@@ -231,6 +237,8 @@ impl HttpEndpoint {
             session,
             version: Era::Legacy.codec().newest_version().to_owned(),
             bearer: ArcSwapOption::new(bearer.map(Arc::new)),
+            has_sent: AtomicBool::new(false),
+            connections: OnceLock::new(),
         };
         let wanted =
             ReadOptions { upstream_session: Some(&upstream_session), ..ReadOptions::new(&id, timeout) };

@@ -1,10 +1,12 @@
-//! How the gateway's own client sends: on shared connections, or on one that serves this request alone.
+//! How the gateway's own client sends: on shared connections, on those of an upstream session, or on one that serves
+//! this request alone.
 //!
 //! On a reused HTTP/1 connection, a message may be the belated response to another request (RFC 9112 §9.2).
 //! An id shows that. If a message without an id may come, and is for a caller, the connection must not have
 //! carried other requests.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +21,9 @@ use super::{HttpEndpoint, UpstreamSession};
 use super::{head_limits, redirect};
 use crate::upstream::{Peer, UpstreamError, UpstreamLimits, cause};
 
+/// Idle connections of one upstream session. They close after [`super::peer::IDLE`].
+const MAX_IDLE: usize = 64;
+
 /// For whom a message is sent, and on which connection.
 #[derive(Clone, Copy)]
 pub enum Asks {
@@ -26,7 +31,8 @@ pub enum Asks {
     Gateway,
     /// For a caller, on a shared connection.
     Caller,
-    /// For a caller, on a connection of its own, unless HTTP/2 streams separate the requests.
+    /// For a caller, on a connection of its upstream session or of its own, unless HTTP/2 streams separate the
+    /// requests.
     Alone,
 }
 
@@ -95,6 +101,24 @@ impl HttpEndpoint {
         Ok(self.alone.get_or_init(|| made.client))
     }
 
+    /// The client of an upstream session for messages that may name no request: whatever comes on its
+    /// connections is for the caller of the session. The first request of a session gets a connection of its
+    /// own, since many sessions have no second one.
+    fn within<'a>(
+        &'a self,
+        upstream_session: &'a UpstreamSession,
+    ) -> Result<&'a reqwest::Client, UpstreamError> {
+        if let Some(client) = upstream_session.connections.get() {
+            return Ok(client);
+        }
+        if !upstream_session.has_sent.swap(true, Ordering::Relaxed) {
+            return self.alone();
+        }
+        let settings = settings(&self.peer, &self.redirects, &self.limits()).pool_max_idle_per_host(MAX_IDLE);
+        let made = self.upstream_tls.client(&self.at, settings).map_err(UpstreamError::InvalidResponse)?;
+        Ok(upstream_session.connections.get_or_init(|| made.client))
+    }
+
     /// The same, but the caller handles a rejection of credentials. Also returns whether a message that names
     /// no request is trusted.
     pub async fn post(
@@ -106,14 +130,19 @@ impl HttpEndpoint {
         timeout: Duration,
         asks: Asks,
     ) -> Result<(reqwest::Response, bool), UpstreamError> {
-        let alone = match asks {
+        let (nameless, doubtful) = (matches!(asks, Asks::Alone), self.peer.is_doubtful());
+        let separate = match asks {
             Asks::Gateway => false,
-            Asks::Caller => self.peer.is_doubtful(),
+            Asks::Caller => doubtful,
             Asks::Alone => true,
         };
-        let alone = alone && !self.peer.has_streams();
-        let believed = alone || matches!(asks, Asks::Gateway);
-        let client = if alone { self.alone()? } else { &self.client };
+        let separate = separate && !self.peer.has_streams();
+        let believed = separate || matches!(asks, Asks::Gateway);
+        let client = match upstream_session {
+            _ if !separate => &self.client,
+            Some(upstream_session) if nameless && !doubtful => self.within(upstream_session)?,
+            _ => self.alone()?,
+        };
         let mut headers = self.head(server_era, upstream_session);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));

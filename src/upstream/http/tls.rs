@@ -3,8 +3,8 @@
 //! and to the gateway's own client.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use pingora::listeners::ALPN;
@@ -15,6 +15,7 @@ use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_platform_verifier::BuilderVerifierExt as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::read_file;
@@ -33,6 +34,9 @@ const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
 /// The largest window that there is (RFC 9113 §6.9.1).
 const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// How long the authorities of the system serve new clients before they are read again.
+const SYSTEM_ROOTS_AGE: Duration = Duration::from_secs(60);
 
 /// Why the files of a server cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,8 @@ pub struct UpstreamTls {
     client_identity: Option<ClientIdentity>,
     server_name: Option<String>,
     unverified: bool,
+    /// What the clients of its endpoints and sessions share.
+    verifying: OnceLock<ClientConfig>,
     /// A hash of all settings; 0 for the defaults.
     fingerprint: u64,
 }
@@ -108,6 +114,7 @@ impl UpstreamTls {
             client_identity: own,
             server_name: settings.server_name.clone(),
             unverified: settings.insecure_skip_verify,
+            verifying: OnceLock::new(),
         })
     }
 
@@ -159,22 +166,25 @@ impl UpstreamTls {
         builder =
             builder.http2_initial_stream_window_size(WINDOW).http2_initial_connection_window_size(MAX_WINDOW);
         builder = builder.http2_keep_alive_interval(PING).http2_keep_alive_timeout(PONG);
-        builder = match (self.http2, tls) {
-            (Http2::PriorKnowledge, _) => builder.http2_prior_knowledge(),
-            (Http2::Auto, true) if self.server_name.is_none() => builder,
+        let (both, alpn): (_, &[&[u8]]) = match (self.http2, tls) {
+            (Http2::PriorKnowledge, _) => (builder.http2_prior_knowledge(), &[b"h2"]),
+            (Http2::Auto, true) if self.server_name.is_none() => (builder, &[b"h2", b"http/1.1"]),
             // With a server name of its own, HTTP/2 would send that name as `:authority`.
-            _ => builder.http1_only(),
+            _ => (builder.http1_only(), &[b"http/1.1"]),
         };
-        if let Some(roots) = &self.roots {
-            let roots: Result<Vec<_>, _> =
-                roots.iter().map(|root| reqwest::Certificate::from_der(root)).collect();
-            builder = builder.tls_certs_only(roots.map_err(|error| error.to_string())?);
+        builder = both;
+        if self.unverified {
+            if let Some(own) = &self.client_identity {
+                let pem = own.pem();
+                let identity = reqwest::Identity::from_pem(&pem).map_err(|error| error.to_string())?;
+                builder = builder.identity(identity);
+            }
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        } else {
+            let mut verifying = self.verifying(tls)?;
+            verifying.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+            builder = builder.tls_backend_preconfigured(verifying);
         }
-        if let Some(own) = &self.client_identity {
-            let pem = own.pem();
-            builder = builder.identity(reqwest::Identity::from_pem(&pem).map_err(|error| error.to_string())?);
-        }
-        builder = builder.tls_danger_accept_invalid_certs(self.unverified);
         let (mut to, mut host_header) = (url.clone(), None);
         if let (true, Some(name)) = (tls, &self.server_name) {
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -183,6 +193,25 @@ impl UpstreamTls {
         }
         let client = builder.build().map_err(|error| error.to_string())?;
         Ok(ClientTarget { url: to, host: host_header, client })
+    }
+
+    /// The TLS of the gateway's own clients, which verify certificates.
+    fn verifying(&self, tls: bool) -> Result<ClientConfig, String> {
+        /// That of clients which meet no certificate.
+        static NONE: OnceLock<ClientConfig> = OnceLock::new();
+        let place = if tls { &self.verifying } else { &NONE };
+        if let Some(made) = place.get() {
+            return Ok(made.clone());
+        }
+        let made = match (&self.roots, &self.client_identity) {
+            _ if !tls => no_certificate(trusting(Some(&[])))?,
+            (None, None) => system()?,
+            (roots, None) => no_certificate(trusting(roots.as_deref()))?,
+            (roots, Some(own)) => trusting(roots.as_deref())?
+                .with_client_auth_cert(own.chain.clone(), own.key.clone_key())
+                .map_err(|error| error.to_string())?,
+        };
+        Ok(place.get_or_init(|| made).clone())
     }
 }
 
@@ -224,6 +253,41 @@ pub fn fingerprint(server: &config::ServerConfig) -> u64 {
     hash.update(format!("{:?} {:?}", settings, server.http2));
     let hash = hash.finalize();
     u64::from_le_bytes(hash[..8].try_into().expect("eight of 32 bytes"))
+}
+
+type Trusting = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
+
+/// Settings that trust these authorities, or those of the system.
+fn trusting(roots: Option<&[CertificateDer<'static>]>) -> Result<Trusting, String> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let Some(roots) = roots else {
+        return builder.with_platform_verifier().map_err(|error| error.to_string());
+    };
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(|error| error.to_string())?;
+    }
+    Ok(builder.with_root_certificates(store))
+}
+
+fn no_certificate(trusting: Result<Trusting, String>) -> Result<ClientConfig, String> {
+    trusting.map(Trusting::with_no_client_auth)
+}
+
+/// Settings that trust the authorities of the system. Servers that connect at the same time share the list.
+fn system() -> Result<ClientConfig, String> {
+    static KEPT: Mutex<Option<(Instant, ClientConfig)>> = Mutex::new(None);
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((read, config)) = &*kept
+        && read.elapsed() < SYSTEM_ROOTS_AGE
+    {
+        return Ok(config.clone());
+    }
+    let config = no_certificate(trusting(None))?;
+    *kept = Some((Instant::now(), config.clone()));
+    Ok(config)
 }
 
 fn key_matches(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) -> Result<(), rustls::Error> {

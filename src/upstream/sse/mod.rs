@@ -101,7 +101,8 @@ impl Sse {
         let response = self.http.stream(headers, left).await?;
         let response = self.http.welcome(response, false, true).await?;
         let status = response.status();
-        if matches!(status.as_u16(), 404..=406) {
+        // 400 is what servers with sessions say to a GET request without one.
+        if matches!(status.as_u16(), 400 | 404..=406) {
             return Err(invalid(format!(
                 "HTTP {status} to the GET request for its event stream; a server over Streamable HTTP needs `type: http`"
             )));

@@ -242,6 +242,7 @@ async fn a_server_without_a_good_endpoint_event_stays_down_with_the_reason() {
         (ended.to_owned(), "its stream ended before an `endpoint` event"),
         (plain.to_owned(), "HTTP 200 OK without an event stream"),
         ("HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n".to_owned(), "needs `type: http`"),
+        ("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_owned(), "needs `type: http`"),
         ("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n".to_owned(), "HTTP 401"),
     ] {
         let (sse, mut requests) = server(begin).await;

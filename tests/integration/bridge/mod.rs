@@ -1,5 +1,6 @@
 //! The bridge between the eras: clients of one era at servers of the other.
 
+mod connections;
 mod ends;
 mod many_callers;
 mod outsiders;

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use super::{Bridged, able, accepted, modern_call, question, retry, send, text};
 use crate::harness::Gateway;
 
-const AUTH: &str = r#"
+pub const AUTH: &str = r#"
 auth:
   api_keys:
     - {id: ann, sha256: cba322bc2b94a5dd50710068d2a8fa4cd2b1d4dea94bba56b3b5d955987dbef7, user: ann}
     - {id: bob, sha256: e38fba47d2a588ec6334d3d14cf3459e670f1bc08950e706f9893aaa78a18d6c, user: bob}
 "#;
-const ANN: &str = "ann-key-of-the-test-000000000000";
+pub const ANN: &str = "ann-key-of-the-test-000000000000";
 const BOB: &str = "bob-key-of-the-test-000000000000";
 const TOOL: &str = "old__test_elicitation";
 

@@ -13,6 +13,8 @@ use crate::harness::TEST_TIMEOUT;
 /// A process that ends when this is dropped, with all its children.
 pub struct Process {
     child: Child,
+    /// It has ended, and a test has waited for that.
+    is_reaped: bool,
     said: Arc<Mutex<CapturedOutput>>,
 }
 
@@ -30,7 +32,7 @@ impl Process {
         let stdout = child.stdout.take().map(OwnedFd::from);
         let stderr = child.stderr.take().map(OwnedFd::from);
         let said = CapturedOutput::collect(stdout.into_iter().chain(stderr));
-        Self { child, said }
+        Self { child, is_reaped: false, said }
     }
 
     pub fn id(&self) -> u32 {
@@ -64,6 +66,7 @@ impl Process {
         loop {
             // Checked first: output before its end is then complete.
             let ended = self.child.try_wait().expect("the process can be asked");
+            self.is_reaped |= ended.is_some();
             let found = self.look(|lines| lines.iter().find(|line| line.contains(message)).cloned());
             if let Some(line) = found {
                 return line;
@@ -84,6 +87,7 @@ impl Process {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().expect("the process can be asked") {
+                self.is_reaped = true;
                 return status;
             }
             assert!(Instant::now() < deadline, "did not end in time:\n{}", self.output());
@@ -93,9 +97,19 @@ impl Process {
 
     /// Kills it at once, with its group.
     pub fn kill(&mut self) {
+        // Its number may belong to another process by now, which then leads a group of that number.
+        if self.is_reaped && fs::exists(format!("/proc/{}", self.child.id())).unwrap_or(true) {
+            return;
+        }
         // SAFETY: as above; it was started in a group of its own.
         unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
         let _ = self.child.wait();
+        self.is_reaped = true;
+    }
+
+    /// How it has ended, if no test has waited for that.
+    fn unexpected_end(&mut self) -> Option<ExitStatus> {
+        if self.is_reaped { None } else { self.child.try_wait().ok().flatten() }
     }
 
     fn look<R>(&self, at: impl FnOnce(&[String]) -> R) -> R {
@@ -107,6 +121,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if let Some(status) = self.unexpected_end() {
+            self.is_reaped = true;
+            let (id, output) = (self.child.id(), self.story());
+            eprintln!("process {id} had ended before its test ({status}); its output:\n{output}");
+        }
         self.kill();
     }
 }

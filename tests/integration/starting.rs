@@ -122,7 +122,7 @@ async fn a_client_of_both_eras_does_not_choose_before_a_server_without_a_bridge_
     slow["bridge"] = json!("off");
     let gateway = Gateway::start(&format!("mcpServers: {}\n", json!({"slow": slow}))).await;
     let (status, answer) = gateway.modern("/mcp", "server/discover", json!({})).await;
-    assert_eq!((status, &answer["error"]["data"]["reason"]), (503, &json!("upstream_starting")), "{answer}");
+    assert_eq!((status, &answer["error"]["data"]["server"]), (503, &json!("slow")), "{answer}");
     open(folder.path());
     gateway.eventually("its tools are there", async |g| modern_shows(g, "slow__echo").await).await;
 }

@@ -288,7 +288,14 @@ impl Gateway {
             let answer = tokio::select! {
                 (answer, ()) = async { tokio::join!(work, pass_on) } => answer,
                 () = call.call().stopped() => return labels.count(&metrics, Outcome::ClientAborted),
-                () = ended.cancelled() => return labels.count(&metrics, Outcome::ClientAborted),
+                // A second `initialize` ends the session of the first, not its client.
+                () = ended.cancelled() => match client.session() {
+                    None => return labels.count(&metrics, Outcome::ClientAborted),
+                    Some(_) => {
+                        let server = labels.server.clone().unwrap_or_default();
+                        Err(Box::new(UpstreamError::SessionClosed.rejection(&server)))
+                    }
+                },
                 () = cut.cancelled() => {
                     let server = labels.server.clone().unwrap_or_default();
                     Err(Box::new(UpstreamError::Stopping.rejection(&server)))

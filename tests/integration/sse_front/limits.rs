@@ -10,6 +10,7 @@ use super::{SseClient, request, text};
 use crate::harness::{Gateway, legacy_call, read};
 use crate::legacy::scripted_server::ScriptedServer;
 use crate::legacy::{lists, setup_with};
+use crate::mock_server::{MockReply, MockServer, answer, json_answer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_has_so_many_streams_and_no_more() {
@@ -110,4 +111,46 @@ async fn a_client_that_never_reads_is_ended_and_holds_up_nobody() {
     gateway.eventually("no session is left", async |g| g.has_metric("toolgate_sessions", 0.0).await).await;
     gateway.eventually("no stream is left", async |g| g.has_metric("toolgate_streams", 0.0).await).await;
     gateway.eventually("no body is left", async |g| g.has_metric("toolgate_buffered_bytes", 0.0).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_a_client_does_not_read_are_bounded_and_each_call_gets_one() {
+    const CALLS: u64 = 48;
+    let large = json!({"content": [{"type": "text", "text": "x".repeat(1 << 20)}], "resultType": "complete"});
+    let server = MockServer::start(move |seen| match seen.method() {
+        "tools/call" => MockReply::Say(json_answer(&answer(seen, &large))),
+        _ => MockReply::Good,
+    })
+    .await;
+    let gateway = Gateway::start(&format!(
+        "mcpServers: {{large: {{url: \"{}\"}}}}\nlimits: {{max_body: 1MiB, max_buffered: 4MiB}}\n",
+        server.url
+    ))
+    .await;
+    lists(&gateway, "large__tool").await;
+    let mut client = SseClient::ready(&gateway, "/sse").await;
+    // It reads nothing meanwhile; all answers have come.
+    for id in 0..CALLS {
+        client.send(&legacy_call(id, "large__tool", json!({}))).await;
+    }
+    gateway.eventually("all are called", async |_| server.count("tools/call") as u64 == CALLS).await;
+    let (mut whole, mut refused) = (0, 0);
+    let mut open: std::collections::BTreeSet<u64> = (0..CALLS).collect();
+    while !open.is_empty() {
+        let message = client.events.next().await.expect("the stream goes on");
+        assert!(
+            open.remove(&message["id"].as_u64().expect("a number")),
+            "one answer each: {}",
+            message["id"]
+        );
+        match message["error"]["code"].as_i64() {
+            None => whole += 1,
+            Some(code) => {
+                assert_eq!(code, 503, "{}", message["error"]);
+                refused += 1;
+            }
+        }
+    }
+    assert!(whole >= 4 && refused > 0, "{whole} whole, {refused} refused");
+    gateway.eventually("nothing is left", async |g| g.has_metric("toolgate_buffered_bytes", 0.0).await).await;
 }

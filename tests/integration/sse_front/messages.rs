@@ -218,3 +218,27 @@ async fn a_modern_server_asks_an_old_client_through_the_bridge() {
     gateway.eventually("the session ends", async |g| g.has_metric("toolgate_sessions", 0.0).await).await;
     let _: Value = gateway.call("new__echo", json!({"message": "x"})).await.1;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_initialize_ends_the_calls_of_the_first_with_an_error() {
+    let (gateway, stage) = staged("").await;
+    let mut client = SseClient::ready(&gateway, "/sse").await;
+    hold(&gateway, &stage, &client, 1).await;
+    let mut again = crate::harness::initialize(json!({}));
+    again["id"] = json!("again");
+    client.send(&again).await;
+    let (mut begun, mut ended) = (false, None);
+    while !begun || ended.is_none() {
+        let message = client.events.next().await.expect("the stream goes on");
+        match &message["id"] {
+            id if *id == json!(1) => ended = Some(message),
+            id if *id == json!("again") => begun = message["result"]["serverInfo"].is_object(),
+            _ => {}
+        }
+    }
+    let ended = ended.expect("its call has ended");
+    assert!(
+        ended["error"]["message"].as_str().is_some_and(|m| m.contains("the session has ended")),
+        "{ended}"
+    );
+}

@@ -40,6 +40,13 @@ pub(super) struct CallSession {
     own: Option<Arc<SessionManager>>,
 }
 
+impl CallSession {
+    /// The same session for somebody who does not end it.
+    pub fn borrowed(&self) -> Self {
+        Self { session: self.session.clone(), own: None }
+    }
+}
+
 impl Drop for CallSession {
     fn drop(&mut self) {
         if let Some(sessions) = self.own.take() {

@@ -9,6 +9,7 @@ mod legacy_client;
 mod legacy_subscriptions;
 mod modern_client;
 mod modern_subscriptions;
+mod outside_questions;
 mod relay;
 pub mod request_state;
 mod server_side;

@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::client_sessions::CallSession;
+use super::modern_subscriptions::SubscribedSession;
+use super::outside_questions::{CallInProgress, can_be_asked};
 use super::request_state::{self, Binding, Continuation};
 use super::server_side::{SentRequest, ServerSide};
 use super::{Bridge, BridgedRequest, MAX_ROUNDS, ModernClient, PERSON_TIMEOUT};
@@ -134,6 +136,8 @@ struct Driver {
     bridge: Arc<Bridge>,
     side: ServerSide,
     session: Option<CallSession>,
+    /// The reader of the session's notification stream, where the server may ask, too.
+    reader: Option<Arc<SubscribedSession>>,
     client: ModernClient,
     binding: Binding,
     /// The params as the server gets them.
@@ -176,6 +180,11 @@ impl Driver {
             }
             None => None,
         };
+        // From before the session is opened: its first call waits for the stream.
+        let reader = session
+            .as_ref()
+            .filter(|_| can_be_asked(&client.capabilities))
+            .map(|session| bridge.read_session(session.borrowed()));
         let call_guard =
             call.server.begin_call().map_err(|error| Box::new(error.rejection(&call.server.name)))?;
         let side = ServerSide {
@@ -196,6 +205,7 @@ impl Driver {
             bridge: bridge.clone(),
             side,
             session,
+            reader,
             client,
             binding,
             params,
@@ -215,6 +225,7 @@ impl Driver {
         let mut cancel = in_flight.as_ref().map(InFlightGuard::cancel_on_drop);
         let guard = std::mem::replace(&mut self.call_guard, self.side.server.untracked());
         let (sender, mut notes) = mpsc::channel::<Bytes>(32);
+        let (_in_progress, mut questions) = self.in_progress();
         let (side, params) = (self.side.clone(), std::mem::take(&mut self.params));
         let sent = SentRequest { ids, in_flight };
         let mut exchange = Box::pin(async move { side.request(params, guard, sent, sender).await });
@@ -232,6 +243,10 @@ impl Driver {
                         while let Ok(note) = notes.try_recv() {
                             self.on_note(&note, &mut asked, Some(&leg)).await;
                         }
+                        continue;
+                    }
+                    Some(question) = questions.recv() => {
+                        self.on_outside(question, &mut asked, Some(&leg)).await;
                         continue;
                     }
                     outcome = &mut exchange => Step::Done(outcome),
@@ -279,6 +294,7 @@ impl Driver {
                         None => return self.give_up(&asked),
                     },
                     Some(note) = notes.recv() => self.on_note(&note, &mut asked, None).await,
+                    Some(question) = questions.recv() => self.on_outside(question, &mut asked, None).await,
                     done = &mut exchange, if outcome.is_none() => outcome = Some(done),
                     () = tokio::time::sleep_until(until) => {
                         self.bridge.parked.remove(&place);
@@ -305,6 +321,19 @@ impl Driver {
                 }
             }
             asked = open;
+        }
+    }
+
+    /// The call can be asked on the session's notification stream from now on, if it can be asked at all.
+    fn in_progress(&self) -> (Option<CallInProgress>, mpsc::Receiver<Bytes>) {
+        // A modern result can ask for input only here (2026-07-28, basic/utilities/mrtr).
+        let asks = matches!(self.side.method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead);
+        match self.reader.as_ref().filter(|_| asks) {
+            Some(reader) => {
+                let (call, questions) = reader.begin_call(self.side.server.serial);
+                (Some(call), questions)
+            }
+            None => (None, mpsc::channel(1).1),
         }
     }
 

@@ -8,17 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use mcp::json::quote::quote;
 use mcp::jsonrpc::message;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client_sessions::CallSession;
+use super::outside_questions::{CallInProgress, CallsInProgress, is_cancellation};
 use super::{Bridge, ModernClient};
 use crate::server::Server;
-use crate::session::{OutboxItem, StateChange, TooManySessions, id_map};
+use crate::session::{OutboxItem, Session, StateChange, TooManySessions, id_map};
 use crate::streams::resource_updates::{
     ACKNOWLEDGE_TIMEOUT, LegacySubscription, Receiver, ResourceEvent, SubscribeLegacy, redactor, update,
 };
@@ -82,11 +84,12 @@ enum Place {
     Session(Arc<SubscribedSession>),
 }
 
-/// A session whose notification stream is read for its subscribers.
+/// A session whose notification stream is read, for its subscribers and for the calls in it.
 pub(super) struct SubscribedSession {
     session: CallSession,
     /// By the names of servers.
     servers: Mutex<HashMap<Arc<str>, Arc<ResourceSubscriptions>>>,
+    calls: Arc<CallsInProgress>,
     /// The stream is not read any more.
     lost: CancellationToken,
     _reader: AbortOnDropHandle<()>,
@@ -99,10 +102,15 @@ impl Bridge {
         client: &ModernClient,
         server: &Server,
     ) -> Result<Arc<SubscribedSession>, TooManySessions> {
-        let session = self.client_sessions.session(&self.sessions, client, server)?;
+        Ok(self.read_session(self.client_sessions.session(&self.sessions, client, server)?))
+    }
+
+    /// Reads the notification stream of a session, if it is not read already.
+    pub(super) fn read_session(&self, session: CallSession) -> Arc<SubscribedSession> {
         let mut place = self.subscribed_sessions.entry(session.session.id.clone()).or_default();
+        // A session of an anonymous caller ends with whoever owns it.
         if let Some(known) = place.upgrade() {
-            return Ok(known);
+            return known;
         }
         let of_session = session.session.clone();
         let lost = CancellationToken::new();
@@ -110,6 +118,12 @@ impl Bridge {
             let (weak, reads) = (weak.clone(), lost.clone().drop_guard());
             // Attached before the first subscription: the server's notification stream is open by then.
             let stream = of_session.attach(PATIENCE);
+            // What has waited since the last reader belongs to no call of now.
+            while let Ok(stream) = &stream
+                && let Some(Some(item)) = stream.next().now_or_never()
+            {
+                decline(&of_session, &item.message, "the call that this belongs to has ended");
+            }
             let reader = self.runtime.spawn(async move {
                 let _reads = reads;
                 let Ok(stream) = stream else { return };
@@ -121,12 +135,23 @@ impl Bridge {
             SubscribedSession {
                 session,
                 servers: Mutex::default(),
+                calls: Arc::default(),
                 lost,
                 _reader: AbortOnDropHandle::new(reader),
             }
         });
         *place = Arc::downgrade(&new);
-        Ok(new)
+        new
+    }
+}
+
+/// Declines a request of a server that no call can ask its client.
+fn decline(session: &Session, question: &[u8], why: &'static str) {
+    let read = message::read(question).filter(message::ServerMessage::is_request);
+    if let Some(id) = read.and_then(|read| read.id)
+        && let Some((upstream_session, raw)) = id_map::parse_request_id(id.of(question))
+    {
+        session.decline_pending(upstream_session, raw.as_bytes(), why);
     }
 }
 
@@ -142,14 +167,20 @@ impl SubscribedSession {
         if let Some(uri) = updated(&message) {
             return self.at(&server.name).notify(&uri);
         }
-        // A modern client can be asked only as the result of a call.
-        let read = message::read(&message).filter(message::ServerMessage::is_request);
-        if let Some(id) = read.and_then(|read| read.id)
-            && let Some((upstream_session, raw)) = id_map::parse_request_id(id.of(&message))
-        {
-            let why = "the client cannot be asked outside of a call";
-            self.session.session.decline_pending(upstream_session, raw.as_bytes(), why);
+        let Some(read) = message::read(&message) else { return };
+        if read.is_request() {
+            // A modern client can be asked only as the result of a call.
+            if let Err(why) = self.calls.ask(server.serial, message.clone()) {
+                decline(&self.session.session, &message, why);
+            }
+        } else if is_cancellation(&message, &read) {
+            self.calls.cancelled(server.serial, &message);
         }
+    }
+
+    /// Counts a call to the server of this serial, which may ask its client; the receiver gets what it asks.
+    pub(super) fn begin_call(&self, server: u64) -> (CallInProgress, mpsc::Receiver<Bytes>) {
+        self.calls.begin(server)
     }
 
     async fn subscribe(

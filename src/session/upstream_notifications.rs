@@ -48,7 +48,7 @@ impl Session {
     /// Reads the notifications of a server, as long as the client wants them.
     pub(super) fn subscribe(self: &Arc<Self>, slot: &Arc<UpstreamSlot>) {
         let mut task_slot = slot.subscription.lock().expect("no holder of the lock panics");
-        if task_slot.as_ref().is_some_and(|task| !task.is_finished()) {
+        if task_slot.as_ref().is_some_and(|task| !task.is_finished()) || slot.is_without_stream() {
             return;
         }
         let (session, slot, ended) = (Arc::downgrade(self), slot.clone(), self.end());
@@ -152,6 +152,7 @@ async fn run(session: &Weak<Session>, slot: &Arc<UpstreamSlot>) {
         match outcome {
             Ok(NotificationsEnd::Ended) => {}
             Ok(NotificationsEnd::Unsupported) => {
+                slot.set_without_stream(&upstream_session);
                 has_ended(slot, || false);
                 return;
             }
@@ -165,6 +166,7 @@ async fn run(session: &Weak<Session>, slot: &Arc<UpstreamSlot>) {
             Err(UpstreamError::SessionExpired) => match session_exists(&server, &upstream_session).await {
                 Some(false) => alive.drop_upstream_session(&server, &upstream_session),
                 Some(true) => {
+                    slot.set_without_stream(&upstream_session);
                     has_ended(slot, || false);
                     return;
                 }

@@ -5,7 +5,7 @@
 //! notifications are read again (`upstream_notifications`). How upstream sessions are closed is in
 //! `upstream_close`.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub struct UpstreamSlot {
     bearer: ArcSwapOption<HeaderValue>,
     /// The task that reads the server's notifications.
     pub(super) subscription: Mutex<Option<AbortHandle>>,
+    /// The number of the last upstream session whose server has no notification stream; 0 is none.
+    without_stream: AtomicU64,
 }
 
 impl UpstreamSlot {
@@ -56,6 +58,7 @@ impl UpstreamSlot {
             listening: Notify::new(),
             bearer: ArcSwapOption::empty(),
             subscription: Mutex::new(None),
+            without_stream: AtomicU64::new(0),
         })
     }
 
@@ -80,6 +83,17 @@ impl UpstreamSlot {
         {
             upstream_session.renew(own);
         }
+    }
+
+    /// The server has said that this upstream session has no notification stream.
+    pub(super) fn set_without_stream(&self, upstream_session: &UpstreamSession) {
+        self.without_stream.store(upstream_session.id, Ordering::Relaxed);
+    }
+
+    /// Whether it has said so: it is not asked again with each reader that comes.
+    pub(super) fn is_without_stream(&self) -> bool {
+        let now = self.session.load();
+        now.as_ref().is_some_and(|now| now.id == self.without_stream.load(Ordering::Relaxed))
     }
 
     /// The newest `Authorization` that is known here.

@@ -26,6 +26,8 @@ pub enum Sdk {
 /// The result of a client.
 #[derive(Debug)]
 pub struct Ran {
+    /// The client and its mode.
+    pub name: String,
     /// All calls matched the plan.
     pub ok: bool,
     /// `{"tool", "ok", "is_error", "text"}` each.
@@ -84,8 +86,9 @@ pub async fn drive(
         Some(last) if last.get("negotiated").is_some() => lines.pop().unwrap_or_default(),
         _ => Value::Null,
     };
-    let output = format!("{sdk:?} {mode}:\n{text}\n{}", String::from_utf8_lossy(&done.stderr));
-    Ran { ok: done.status.success(), calls: lines, seen, output }
+    let name = format!("{sdk:?} {mode}");
+    let output = format!("{name}:\n{text}\n{}", String::from_utf8_lossy(&done.stderr));
+    Ran { name, ok: done.status.success(), calls: lines, seen, output }
 }
 
 /// One call with the Inspector: whether it succeeded, and what it printed.

@@ -21,10 +21,15 @@ pub struct RealServers {
 }
 
 pub fn everything(port: u16) -> Process {
+    everything_over("streamableHttp", port)
+}
+
+/// The same over `sse` or `streamableHttp`.
+pub fn everything_over(transport: &str, port: u16) -> Process {
     let mut command = Command::new(node());
-    command.arg(npm("@modelcontextprotocol/server-everything/dist/index.js")).arg("streamableHttp");
+    command.arg(npm("@modelcontextprotocol/server-everything/dist/index.js")).arg(transport);
     let mut process = Process::start(command.env("PORT", port.to_string()));
-    process.wait_for("listening on port");
+    process.wait_for(" on port");
     process
 }
 
@@ -94,9 +99,9 @@ impl RealServers {
     /// A call of every tool of every server, except [`NOT_CALLED`]. Each needs files of its own.
     pub fn plan(&self) -> Vec<Value> {
         let folder = tempfile::tempdir_in(self.share.path()).expect("a folder for this plan").keep();
-        let mut plan = everything_plan();
+        let mut plan = everything_plan("everything");
         plan.extend(files_plan(&folder));
-        plan.extend(fixture_plan());
+        plan.extend(fixture_plan("fix"));
         plan.extend([
             step("fast__fast_add", json!({"a": 2, "b": 3}), "5"),
             step("fast__fast_upper", json!({"text": "grüße"}), "GRÜSSE"),
@@ -134,8 +139,9 @@ pub fn tool_of(step: &Value) -> &str {
     step["tool"].as_str().expect("a step names its tool")
 }
 
-fn everything_plan() -> Vec<Value> {
-    let one = |tool: &str, args: Value, expect: &str| step(&format!("everything__{tool}"), args, expect);
+/// A call of every tool of server-everything, by its name here.
+pub fn everything_plan(server: &str) -> Vec<Value> {
+    let one = |tool: &str, args: Value, expect: &str| step(&format!("{server}__{tool}"), args, expect);
     vec![
         one("echo", json!({"message": "hi"}), "Echo: hi"),
         one("get-annotated-message", json!({"messageType": "success"}), "completed successfully"),
@@ -184,8 +190,9 @@ fn files_plan(folder: &Path) -> Vec<Value> {
     ]
 }
 
-fn fixture_plan() -> Vec<Value> {
-    let one = |tool: &str, args: Value, expect: &str| step(&format!("fix__{tool}"), args, expect);
+/// A call of every tool of the fixture except `crash`, by its name here.
+pub fn fixture_plan(server: &str) -> Vec<Value> {
+    let one = |tool: &str, args: Value, expect: &str| step(&format!("{server}__{tool}"), args, expect);
     let phone = json!({"contactMethod": "phone", "phone": "+1", "email": "e"});
     let hash = "2 8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
     let mut plan = vec![

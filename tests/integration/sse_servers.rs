@@ -7,7 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::clients::{Sdk, run, step};
-use crate::harness::{Gateway, Process, free_port, legacy_call, node, npm, python, root};
+use crate::harness::{Gateway, Process, free_port, legacy_call, python, root};
+use crate::real_servers_setup::everything_over;
 
 fn python_server(port: u16) -> Process {
     let mut command = Command::new(python());
@@ -18,11 +19,7 @@ fn python_server(port: u16) -> Process {
 }
 
 fn typescript_server(port: u16) -> Process {
-    let mut command = Command::new(node());
-    command.arg(npm("@modelcontextprotocol/server-everything/dist/index.js")).arg("sse");
-    let mut process = Process::start(command.env("PORT", port.to_string()));
-    process.wait_for("port");
-    process
+    everything_over("sse", port)
 }
 
 fn servers(all: &[(&str, u16)]) -> String {

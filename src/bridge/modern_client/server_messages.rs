@@ -12,6 +12,7 @@ use super::{Asked, Driver, Leg, MAX_OPEN};
 use crate::bridge::{log_level, severity};
 use crate::session::id_map;
 use crate::streams::StreamItem;
+use crate::upstream::server_messages::redacted;
 
 impl Driver {
     /// Asks a legacy server for the log messages that this call wants; its level holds for the session.
@@ -69,6 +70,20 @@ impl Driver {
             }
             // Nothing else belongs on the stream of a call (2026-07-28, basic/transports/streamable-http).
             _ => {}
+        }
+    }
+
+    /// A request of the server on its notification stream, or its withdrawal. It was not searched for secrets yet.
+    pub(super) async fn on_outside(&mut self, note: Bytes, asked: &mut Vec<Asked>, leg: Option<&Leg>) {
+        let id = message::read(&note).and_then(|read| read.id).map(|id| note.slice(id.start..id.end));
+        match redacted(self.side.redactor.as_ref(), note) {
+            Some(note) => self.on_note(&note, asked, leg).await,
+            None => {
+                let Some((session, id)) = self.session.as_ref().zip(id) else { return };
+                if let Some((number, raw)) = id_map::parse_request_id(&id) {
+                    session.session.decline_blocked(number, raw.as_bytes());
+                }
+            }
         }
     }
 

@@ -28,6 +28,8 @@ struct Sessions {
     most_at_once: usize,
     /// The callers whose words came in a session.
     callers: HashMap<String, BTreeSet<String>>,
+    /// How often a session was asked for its notification stream, which this server does not have.
+    streams: HashMap<String, usize>,
     /// Calls without a session, or in one that is not open.
     strays: usize,
 }
@@ -38,6 +40,10 @@ impl Sessions {
         match (seen.http_method.as_str(), seen.method()) {
             ("DELETE", _) => {
                 self.of_clients.remove(session);
+                MockReply::Good
+            }
+            ("GET", _) => {
+                *self.streams.entry(session.to_owned()).or_default() += 1;
                 MockReply::Good
             }
             (_, "initialize") => {
@@ -159,6 +165,8 @@ async fn two_hundred_callers_have_a_session_each_and_memory_stays() {
     setup.at_server(|sessions| {
         assert_eq!((sessions.most_at_once, sessions.callers.len()), (CALLERS, CALLERS));
         assert!(sessions.opened <= CALLERS + 1, "{}", sessions.opened);
+        let most = sessions.of_clients.iter().filter_map(|session| sessions.streams.get(session)).max();
+        assert_eq!(most, Some(&1), "each asked once for a stream that is not there");
     });
     // If each call left half a kilobyte, it would be more.
     assert!(growth < 2 << 20, "{half} bytes grew by {growth}");

@@ -2,7 +2,9 @@
 
 mod connections;
 mod ends;
+mod every_tool;
 mod many_callers;
+mod outside_questions;
 mod outsiders;
 mod processes;
 mod request_state;

@@ -4,7 +4,8 @@
 //   tests/tools/node scenario.mjs URL      as --command of the suite, which sets MCP_CONFORMANCE_*
 //
 // With TOOLGATE naming the gateway's binary and TOOLGATE_PORT a port for it, it starts one in front of URL and talks to
-// that instead: what passes without and fails with it is the gateway's fault.
+// that instead: what passes without and fails with it is the gateway's fault. TOOLGATE_CLIENT is the revision in which it
+// talks to the gateway, if not that of the server: the gateway bridges the eras then.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -21,28 +22,43 @@ const { Client, StreamableHTTPClientTransport } = await import(pathToFileURL(sdk
 
 const { MCP_CONFORMANCE_SCENARIO: scenario, MCP_CONFORMANCE_CONTEXT: context } = process.env;
 const { TOOLGATE: binary, TOOLGATE_PORT: port } = process.env;
-const revision = process.env.MCP_CONFORMANCE_PROTOCOL_VERSION;
-const modern = revision === '2026-07-28';
+const spoken = process.env.MCP_CONFORMANCE_PROTOCOL_VERSION;
 const server = process.argv.at(-1);
+const revision = (binary && process.env.TOOLGATE_CLIENT) || spoken;
+const isModern = (of) => of === '2026-07-28';
+const modern = isModern(revision);
+const clientInfo = { name: 'toolgate-tests', version: '1.0.0' };
 
-/** Sends a request without an SDK; returns status and message. */
+/** Sends a request without an SDK, to the server in its own revision; returns status and message. */
 async function ask(url, method, params = {}) {
+  return url === server ? send(url, spoken, method, params) : send(url, revision, method, params);
+}
+
+async function send(url, revision, method, params) {
+  const modern = isModern(revision);
   const _meta = {
     'io.modelcontextprotocol/protocolVersion': revision,
     'io.modelcontextprotocol/clientCapabilities': {},
-    'io.modelcontextprotocol/clientInfo': { name: 'toolgate-tests', version: '1.0.0' },
+    'io.modelcontextprotocol/clientInfo': clientInfo,
   };
   const headers = { accept: 'application/json, text/event-stream', 'content-type': 'application/json' };
   if (modern) Object.assign(headers, { 'mcp-protocol-version': revision, 'mcp-method': method });
   if (modern && params.name) headers['mcp-name'] = params.name;
-  const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method, params: modern ? { ...params, _meta } : params });
-  const response = await fetch(url, { method: 'POST', headers, body });
+  const post = (method, params) => {
+    const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method, params });
+    return fetch(url, { method: 'POST', headers, body });
+  };
+  if (!modern && method !== 'initialize') {
+    const opened = await post('initialize', { protocolVersion: revision, capabilities: {}, clientInfo });
+    await opened.text();
+    Object.assign(headers, { 'mcp-session-id': opened.headers.get('mcp-session-id'), 'mcp-protocol-version': revision });
+  }
+  const response = await post(method, modern ? { ...params, _meta } : params);
   return { status: response.status, message: await response.json() };
 }
 
 /** Whether the gateway has connected its server and lists its entries: before that it rejects every handshake. */
 async function ready(url) {
-  const clientInfo = { name: 'toolgate-tests', version: '1.0.0' };
   const params = { protocolVersion: revision, capabilities: {}, clientInfo };
   const asked = modern ? ask(url, 'server/discover') : ask(url, 'initialize', params);
   return (await asked.catch(() => ({}))).status === 200;
@@ -52,7 +68,7 @@ async function ready(url) {
 async function gateway(url) {
   const folder = mkdtempSync(path.join(tmpdir(), 'toolgate-'));
   const file = path.join(folder, 'toolgate.yaml');
-  const up = { url, era: modern ? 'modern' : 'legacy', health: { interval: '1h' } };
+  const up = { url, era: isModern(spoken) ? 'modern' : 'legacy', health: { interval: '1h' } };
   // Compiling a schema is where a client could fetch parts of it.
   if (scenario === 'json-schema-ref-no-deref') up.validate = 'enforce';
   // JSON is YAML too.
@@ -87,7 +103,7 @@ function calls(listed) {
 
 async function talk(url) {
   const client = new Client(
-    { name: 'toolgate-tests', version: '1.0.0' },
+    clientInfo,
     {
       capabilities: { elicitation: { form: { applyDefaults: true } }, sampling: {}, roots: {} },
       versionNegotiation: { mode: modern ? 'auto' : 'legacy' },
@@ -123,7 +139,7 @@ const traps = {
     if (all.length < 10 || shown.join() !== 'valid_tool') throw new Error(`of ${all} it shows ${shown}`);
     for (const name of all.filter((name) => name !== 'valid_tool')) {
       const { status, message } = await ask(url, 'tools/call', { name, arguments: {} });
-      if (status !== 400 || message.error?.code !== -32602) throw new Error(`${name}: ${JSON.stringify(message)}`);
+      if (status !== (modern ? 400 : 200) || message.error?.code !== -32602) throw new Error(`${name}: ${JSON.stringify(message)}`);
     }
   },
   'json-schema-ref-no-deref': async (url) => {

@@ -35,6 +35,7 @@ mod list_retention;
 mod load;
 mod log;
 mod many_servers;
+mod matrix;
 mod methods;
 mod mock_server;
 mod net;

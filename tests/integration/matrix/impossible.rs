@@ -25,7 +25,7 @@ const EVERY: &[&str] = &super::CLIENTS;
 pub const REASONS: &[Reason] = &[
     Reason {
         word: "built-in",
-        text: "The built-in server has four kinds of tools and nothing else: no structured results, no progress, no log \
+        text: "The built-in server has tools and nothing else: no structured results, no progress, no log \
             messages, no questions, no prompts and no resources. Its lists do not change, and it ends with the gateway.",
         said: &["Unknown", "unknown", "not found", "no process", "no resources to follow", "acknowledged"],
         clients: EVERY,

@@ -224,6 +224,7 @@ impl Admin<'_> {
         let known = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.connections.set(known(self.state.connections()));
         metrics.buffered.set(known(self.state.buffered()));
+        metrics.tasks.set(known(self.dispatcher.tasks.kept.count()));
         if let Some(store) = self.snapshot.config.reload_state.redis() {
             metrics.limit_store(store.is_there(), store.failures());
         }

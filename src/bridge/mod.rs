@@ -16,7 +16,7 @@ mod server_side;
 mod start;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -28,7 +28,7 @@ use mcp::Rejection;
 use mcp::jsonrpc::message;
 use mcp::method::Method;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, SecretsConfig};
 use crate::process::fd_limit::descriptors;
@@ -36,7 +36,7 @@ use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::{OwnerKey, Session, SessionLimits, SessionManager};
 use crate::store::parking::{Digest, Parking};
-use crate::store::process_messages::ProcessId;
+use crate::store::process_messages::{ProcessId, ProcessMessages};
 use crate::store::sealing::{Keyring, SharedKeyring};
 use crate::streams::MessageStream;
 use crate::streams::resource_updates::SubscribeLegacy;
@@ -46,6 +46,7 @@ use client_sessions::ModernClientSessions;
 use modern_client::Leg;
 use modern_subscriptions::SubscribedSessions;
 use relay::Relay;
+pub use relay::{PeerMessage, RelayId, Sending};
 
 /// How often a server may ask for input in one call.
 const MAX_ROUNDS: usize = 10;
@@ -56,6 +57,9 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// Calls that may wait for their clients at a time, a tenth of them of one caller. Each holds a connection to its
 /// server: with few descriptors there may be fewer.
 const MAX_PARKED: usize = 10_000;
+
+/// Messages of other processes that wait for their reader.
+const MAX_PEER_MESSAGES: usize = 256;
 
 /// Log levels, from the least severe to the most (2025-11-25, server/utilities/logging).
 pub const LOG_LEVELS: [&str; 8] =
@@ -72,6 +76,9 @@ pub struct Bridge {
     keyring: SharedKeyring,
     /// The way to other processes that have the same key and the same Redis.
     relay: ArcSwapOption<Relay>,
+    /// Told of each new connection to Redis.
+    connected: Arc<watch::Sender<()>>,
+    peer_messages: OnceLock<mpsc::Sender<PeerMessage>>,
     /// The settings that are in effect.
     secrets: Mutex<SecretsConfig>,
     parked: Parking<mpsc::Sender<Leg>>,
@@ -160,6 +167,8 @@ impl Bridge {
             process,
             keyring,
             relay: ArcSwapOption::empty(),
+            connected: Arc::new(watch::channel(()).0),
+            peer_messages: OnceLock::new(),
             secrets: Mutex::new(config.secrets.clone()),
             parked: Parking::new(descriptors().map_or(MAX_PARKED, |limit| (limit / 4).min(MAX_PARKED))),
             client_sessions: ModernClientSessions::default(),
@@ -202,6 +211,36 @@ impl Bridge {
     /// Whether other processes can be reached; `None` where that is not wanted.
     pub fn reaches_others(&self) -> Option<bool> {
         self.relay.load().as_ref().map(|relay| relay.is_there())
+    }
+
+    /// The id of this process.
+    pub fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// What is shared with other processes; `None` where nothing is.
+    pub fn shared(&self) -> Option<Arc<ProcessMessages>> {
+        self.relay.load().as_ref().map(|relay| relay.messages.clone())
+    }
+
+    /// Changes with each new connection to what is shared.
+    pub fn connected(&self) -> watch::Receiver<()> {
+        self.connected.subscribe()
+    }
+
+    /// The messages of other processes that are about no retry, for one reader.
+    pub fn peer_messages(&self) -> mpsc::Receiver<PeerMessage> {
+        let (out, messages) = mpsc::channel(MAX_PEER_MESSAGES);
+        let _ = self.peer_messages.set(out);
+        messages
+    }
+
+    /// Sends such a message.
+    pub async fn tell(&self, to: ProcessId, id: RelayId, text: String) -> Sending {
+        match self.relay.load_full() {
+            Some(relay) => relay.tell(self, to, id, text).await,
+            None => Sending::Failed,
+        }
     }
 
     /// Starts a call; `bearer` is the `Authorization` for a server that is called in its caller's name.

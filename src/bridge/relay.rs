@@ -5,6 +5,8 @@
 //! receiver. Since a message may be lost, the retry is sent again while it has no end: the other process knows
 //! the ones that it works on.
 
+mod message;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +14,12 @@ use bytes::Bytes;
 use dashmap::{DashMap, Entry};
 use http::HeaderValue;
 use mcp::{Reason, Rejection};
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
+pub use self::message::PeerMessage;
+use self::message::{Content, ProcessMessage, RelayedItem, RelayedRetry};
 use super::modern_client::{Leg, resume};
 use super::{Bridge, request_state};
 use crate::store::parking::{Digest, ParkingId};
@@ -38,11 +41,11 @@ const QUEUE: usize = 256;
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
 /// The id of a relayed retry: 128 random bits.
-type RelayId = [u8; 16];
+pub type RelayId = [u8; 16];
 
 /// The connection to other processes, and the retries on their way.
 pub(super) struct Relay {
-    messages: ProcessMessages,
+    pub messages: Arc<ProcessMessages>,
     /// Where the settings were when it began.
     url: String,
     prefix: String,
@@ -65,93 +68,6 @@ enum Sign {
     ClientLeft,
 }
 
-/// A message between two processes.
-#[derive(Serialize, Deserialize)]
-struct ProcessMessage {
-    to: ProcessId,
-    from: ProcessId,
-    id: RelayId,
-    content: Content,
-}
-
-#[derive(Serialize, Deserialize)]
-enum Content {
-    Retry(RelayedRetry),
-    ClientLeft,
-    Item(RelayedItem),
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct RelayedRetry {
-    place: ParkingId,
-    owner: Digest,
-    /// The id of the client's request, as written.
-    id: String,
-    /// The progress token, as written.
-    token: Option<String>,
-    answers: String,
-    authorization: Option<Vec<u8>>,
-}
-
-/// An item of the client's stream.
-#[derive(Serialize, Deserialize)]
-enum RelayedItem {
-    Message(String),
-    Final(String),
-    Rejected(RelayedRejection),
-    Accepted,
-    /// The call goes on.
-    Alive,
-}
-
-#[derive(Serialize, Deserialize)]
-struct RelayedRejection {
-    status: u16,
-    code: i64,
-    message: String,
-    data: Option<String>,
-    reason: String,
-    retry_after: Option<Duration>,
-}
-
-impl RelayedItem {
-    fn of(item: StreamItem) -> Self {
-        // Messages are JSON, and so UTF-8.
-        let text = |message: Bytes| String::from_utf8_lossy(&message).into_owned();
-        match item {
-            StreamItem::Message(message) => Self::Message(text(message)),
-            StreamItem::Final(message) => Self::Final(text(message)),
-            // Calls have no endpoint.
-            StreamItem::Accepted | StreamItem::Endpoint(_) => Self::Accepted,
-            StreamItem::Rejected(rejection) => Self::Rejected(RelayedRejection {
-                status: rejection.status,
-                code: rejection.code,
-                message: rejection.message.into_owned(),
-                data: rejection.data,
-                reason: rejection.reason.as_str().into(),
-                retry_after: rejection.retry_after,
-            }),
-        }
-    }
-
-    fn into_item(self) -> StreamItem {
-        match self {
-            Self::Message(message) => StreamItem::Message(message.into()),
-            Self::Final(message) => StreamItem::Final(message.into()),
-            Self::Accepted | Self::Alive => StreamItem::Accepted,
-            Self::Rejected(rejected) => {
-                // A process of another release may have other reasons.
-                let reason = Reason::ALL.iter().find(|reason| reason.as_str() == rejected.reason);
-                let reason = reason.copied().unwrap_or(Reason::Internal);
-                let mut rejection = Rejection::new(rejected.status, rejected.code, reason, rejected.message);
-                rejection.data = rejected.data;
-                rejection.retry_after = rejected.retry_after;
-                StreamItem::Rejected(Box::new(rejection))
-            }
-        }
-    }
-}
-
 fn is_last(item: &StreamItem) -> bool {
     !matches!(item, StreamItem::Message(_))
 }
@@ -159,7 +75,8 @@ fn is_last(item: &StreamItem) -> bool {
 impl Relay {
     /// Begins to read what other processes send to this one; `None` where the URL cannot be used.
     pub fn start(bridge: &Arc<Bridge>, url: &str, prefix: &str) -> Option<Arc<Self>> {
-        let started = ProcessMessages::start(url, prefix, bridge.process, &bridge.runtime);
+        let connected = bridge.connected.clone();
+        let started = ProcessMessages::start(url, prefix, bridge.process, &bridge.runtime, connected);
         let (messages, mut received) = started
             .inspect_err(|error| tracing::error!(%error, "redis: other gateway processes cannot be reached"))
             .ok()?;
@@ -173,7 +90,7 @@ impl Relay {
             }
         });
         let relay = Arc::new(Self {
-            messages,
+            messages: Arc::new(messages),
             url: url.into(),
             prefix: prefix.into(),
             sent: DashMap::default(),
@@ -214,6 +131,12 @@ impl Relay {
                 {
                     drop(sent);
                     self.sent.remove(&id);
+                }
+            }
+            Content::Other(text) => {
+                // Who asks, asks again.
+                if let Some(peer_messages) = bridge.peer_messages.get() {
+                    let _ = peer_messages.try_send(PeerMessage { from, id, text });
                 }
             }
             Content::ClientLeft => {
@@ -291,6 +214,11 @@ impl Relay {
         }
     }
 
+    /// Sends a message that is about no retry.
+    pub async fn tell(&self, bridge: &Bridge, to: ProcessId, id: RelayId, text: String) -> Sending {
+        self.send(bridge, to, id, Content::Other(text)).await
+    }
+
     async fn send(&self, bridge: &Bridge, to: ProcessId, id: RelayId, content: Content) -> Sending {
         let message = ProcessMessage { to, from: bridge.process, id, content };
         let Ok(text) = serde_json::to_vec(&message) else { return Sending::Failed };
@@ -306,8 +234,9 @@ impl Relay {
     }
 }
 
+/// How a message to another process was sent.
 #[derive(Debug, PartialEq, Eq)]
-enum Sending {
+pub enum Sending {
     Sent,
     /// The other process is gone.
     NoReader,

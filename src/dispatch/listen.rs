@@ -27,7 +27,7 @@ impl Dispatcher {
             let message = "the answer is a stream, so Accept must list text/event-stream";
             return Err(Box::new(Rejection::http(406, Reason::NotAcceptable, message)));
         }
-        let tasks = self.followed_tasks(authorized)?;
+        let tasks = self.followed_tasks(authorized).await?;
         let filter = self.filter(authorized, endpoint, Method::Listen).await.ok_or_else(|| {
             invalid(
                 client_era,

@@ -18,13 +18,17 @@ use super::rejections::unknown_method;
 use super::{AuthorizedRequest, Dispatch, Dispatcher, RequestLabels, Response};
 use crate::catalog::{Endpoint, Target, TaskSupport};
 use crate::server::Server;
-use crate::streams::notifications::{FollowedTask, KeptChanges};
+use crate::streams::notifications::FollowedTask;
+use crate::tasks::elsewhere::{self, FoundTask};
 use crate::tasks::handle::{self, TaskHandle, TaskKeeper, TaskOwner};
-use crate::tasks::kept::KeptTask;
+use crate::tasks::kept::TaskKey;
 use crate::tasks::{ACCEPTED, SentCall, TaskCall, TaskMatter};
 
 /// Tasks that one stream of notifications follows; others are polled.
 const MAX_FOLLOWED: usize = 128;
+
+/// How often a task may go to another process while a request about it is at work.
+const MAX_MOVES: usize = 3;
 
 impl AuthorizedRequest<'_> {
     fn task_owner(&self) -> TaskOwner {
@@ -109,8 +113,7 @@ impl Dispatcher {
         let server = authorized.endpoint.members.iter().find(is_member).ok_or_else(handle::unknown)?.clone();
         labels.server = Some(server.name.clone());
         if task.keeper == TaskKeeper::Gateway {
-            let kept = self.tasks.kept.get(&task.id, &owner).ok_or_else(handle::unknown)?;
-            return self.kept_task_request(authorized, method, server, owner, kept, &outward).await;
+            return self.kept_task_request(authorized, method, server, owner, task.id, &outward).await;
         }
         let slots = authorized.slots.clone();
         let renamed = Some((place.span, Arc::from(task.id.as_str())));
@@ -127,34 +130,71 @@ impl Dispatcher {
         method: Method,
         server: Arc<Server>,
         owner: TaskOwner,
-        task: Arc<KeptTask>,
+        key: TaskKey,
         outward: &str,
     ) -> Result<Dispatch, Box<Rejection>> {
         let id = authorized.permit.rpc.id.expect("a request has an id").of(&authorized.body);
         let id = Bytes::copy_from_slice(id);
         let respond = |result: &[u8]| Ok(Dispatch::Respond(Response::ok(message::result(&id, result))));
-        match method {
-            Method::TasksCancel => task.cancel(),
-            Method::TasksUpdate => {
-                let answers =
-                    authorized.permit.rpc.input_responses.map(|answers| answers.of(&authorized.body));
-                let Some(answered) = answers.and_then(|answers| task.answer(answers)) else {
+        let answers = authorized.permit.rpc.input_responses.map(|answers| answers.of(&authorized.body));
+        for _ in 0..MAX_MOVES {
+            let task = match (self.tasks.find(&key, &owner).await?, method) {
+                (FoundTask::Here(task), _) => task,
+                (FoundTask::Elsewhere(remote), Method::TasksCancel) => {
+                    self.tasks.cancel_elsewhere(&key, owner, remote).await?;
                     return respond(ACCEPTED);
-                };
-                return match self.call_again(&authorized, answered.call.clone()).await {
-                    Ok((sent, slots)) => {
-                        let about = TaskMatter::Answers { task, id };
-                        Ok(with_tasks(sent, |sent| TaskCall { sent, server, owner, about, slots }))
+                }
+                (FoundTask::Elsewhere(remote), Method::TasksUpdate) => {
+                    let taken = self.tasks.take_over(&key, owner, server.clone(), remote).await?;
+                    let Some(task) = taken else { return respond(ACCEPTED) };
+                    task
+                }
+                (FoundTask::Elsewhere(remote), _) => {
+                    return respond(&remote.view.text(outward, Some("complete")));
+                }
+            };
+            match method {
+                Method::TasksCancel => {
+                    task.cancel();
+                    if task.is_moved() {
+                        continue;
                     }
-                    Err(rejection) => {
-                        task.take_back(answered);
-                        Err(rejection)
+                    // Its client may read it at another process next.
+                    let _ = self.tasks.save(&key, &task).await;
+                }
+                Method::TasksUpdate => {
+                    let Some(answered) = answers.and_then(|answers| task.answer(answers)) else {
+                        if task.is_moved() {
+                            continue;
+                        }
+                        let _ = self.tasks.save(&key, &task).await;
+                        return respond(ACCEPTED);
+                    };
+                    let _ = self.tasks.save(&key, &task).await;
+                    return match self.call_again(&authorized, answered.call.clone()).await {
+                        Ok((sent, slots)) => {
+                            let about = TaskMatter::Answers { task, id };
+                            Ok(with_tasks(sent, |sent| TaskCall { sent, server, owner, about, slots }))
+                        }
+                        Err(rejection) => {
+                            task.take_back(answered);
+                            Err(rejection)
+                        }
+                    };
+                }
+                _ => {
+                    // What is told is what others tell: while this process was stopped, another one may have
+                    // ended the task.
+                    let _ = self.tasks.save(&key, &task).await;
+                    if task.is_moved() {
+                        continue;
                     }
-                };
+                    return respond(&task.view().text(outward, Some("complete")));
+                }
             }
-            _ => return respond(&task.text(outward, Some("complete"))),
+            return respond(ACCEPTED);
         }
-        respond(ACCEPTED)
+        Err(elsewhere::moved())
     }
 
     /// The call of a task once more, with the answers of its client. It passes the whole chain, as the retry of
@@ -203,7 +243,7 @@ impl Dispatcher {
     /// # Errors
     ///
     /// The client asks for tasks and has not declared the extension.
-    pub(super) fn followed_tasks(
+    pub(super) async fn followed_tasks(
         &self,
         authorized: &AuthorizedRequest<'_>,
     ) -> Result<Vec<FollowedTask>, Box<Rejection>> {
@@ -218,12 +258,12 @@ impl Dispatcher {
         if !authorized.declares_tasks() {
             return Err(undeclared());
         }
-        let (owner, keyring) = (authorized.task_owner(), self.tasks.keyring.load());
+        let (owner, keyring) = (authorized.task_owner(), self.tasks.keyring.load_full());
         let rbac = &authorized.snapshot.config.chain.rbac;
         let mut decided: BTreeMap<(String, String), bool> = BTreeMap::new();
-        let followed = message::strings(ids).unwrap_or_default().into_iter().take(MAX_FOLLOWED);
-        let followed = followed.filter_map(|outward| {
-            let task = TaskHandle::open(&keyring, &owner, &outward)?;
+        let mut followed = Vec::new();
+        for outward in message::strings(ids).unwrap_or_default().into_iter().take(MAX_FOLLOWED) {
+            let Some(task) = TaskHandle::open(&keyring, &owner, &outward) else { continue };
             let target = CallTarget { kind: TargetKind::Tool, name: &task.tool, server: &task.server };
             let query = AccessQuery {
                 method: Method::TasksGet.as_str(),
@@ -236,18 +276,18 @@ impl Dispatcher {
                 .entry((task.server.clone(), task.tool.clone()))
                 .or_insert_with(|| rbac.decide(&authorized.permit.caller, &query).is_allowed());
             let mut members = authorized.endpoint.members.iter().filter(|_| is_allowed);
-            let server = members.find(|server| *server.name == *task.server)?.clone();
+            let found = members.find(|server| *server.name == *task.server);
+            let Some(server) = found.cloned() else { continue };
             let kept = match task.keeper {
                 TaskKeeper::Server => None,
-                TaskKeeper::Gateway => {
-                    let (task, handle) = (self.tasks.kept.get(&task.id, &owner)?, outward.clone());
-                    let changes = task.changes();
-                    Some(KeptChanges { changes, text: Arc::new(move || task.text(&handle, None)) })
-                }
+                TaskKeeper::Gateway => match self.tasks.follow(&task.id, owner, &outward).await {
+                    Some(changes) => Some(changes),
+                    None => continue,
+                },
             };
-            Some(FollowedTask { server, id: task.id, handle: outward, kept })
-        });
-        Ok(followed.collect())
+            followed.push(FollowedTask { server, id: task.id, handle: outward, kept });
+        }
+        Ok(followed)
     }
 }
 

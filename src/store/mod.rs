@@ -7,3 +7,4 @@ pub mod parking;
 pub mod process_messages;
 pub mod redis_rate_limit;
 pub mod sealing;
+pub mod task_records;

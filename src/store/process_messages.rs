@@ -1,10 +1,12 @@
 //! Messages between the gateway processes that have one Redis in common, over its channels (`PUBLISH`,
-//! `SUBSCRIBE`).
+//! `SUBSCRIBE`), and the connection for what they keep there (`task_records`).
 //!
-//! Each process reads one channel, that of its id. A message is delivered at most once: who needs an answer
-//! asks again. Nobody waits while Redis is down: a send is an error then.
+//! Each process reads one channel, that of its id, and renews a lease: without it, the process has ended. A
+//! message is delivered at most once: who needs an answer asks again. Nobody waits while Redis is down: a send
+//! is an error then.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -12,10 +14,10 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Msg, RedisError, cmd};
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, Msg, RedisError, cmd};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The id of a process: 128 random bits.
@@ -23,9 +25,15 @@ pub type ProcessId = [u8; 16];
 
 /// The timeout of a connection and of a send, and the pause between two attempts to connect.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a process sends itself a message, and after how much silence its connection is lost.
+/// How often a process sends itself a message and renews its lease, and after how much silence its connection
+/// is lost.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(15);
+/// How long the lease of a process that has ended lasts. A process that was stopped for so long notices it: its
+/// connection was silent for too long.
+const LEASE: Duration = SILENCE.saturating_add(HEARTBEAT);
+/// After a connection is made, for this long others may not have theirs yet.
+const SETTLING: Duration = Duration::from_secs(5);
 /// Messages that wait for their reader.
 const QUEUE: usize = 1024;
 
@@ -40,7 +48,16 @@ struct Shared {
     prefix: String,
     process: ProcessId,
     /// None while Redis is down.
-    connection: ArcSwapOption<MultiplexedConnection>,
+    connection: ArcSwapOption<Connection>,
+    /// Told of each new connection.
+    connected: Arc<watch::Sender<()>>,
+    /// A lease that Redis refuses is told once.
+    is_refused: AtomicBool,
+}
+
+struct Connection {
+    open: MultiplexedConnection,
+    since: Instant,
 }
 
 /// Redis is down.
@@ -59,6 +76,7 @@ impl ProcessMessages {
         prefix: &str,
         process: ProcessId,
         runtime: &Handle,
+        connected: Arc<watch::Sender<()>>,
     ) -> Result<(Self, mpsc::Receiver<Bytes>), RedisError> {
         let quick = TcpSettings::default().set_nodelay(true);
         let info = url.into_connection_info()?.set_tcp_settings(quick);
@@ -67,6 +85,8 @@ impl ProcessMessages {
             prefix: prefix.into(),
             process,
             connection: ArcSwapOption::empty(),
+            connected,
+            is_refused: AtomicBool::new(false),
         });
         let (out, messages) = mpsc::channel(QUEUE);
         let stop = CancellationToken::new();
@@ -87,14 +107,68 @@ impl ProcessMessages {
     /// Redis does not answer.
     pub async fn send(&self, to: &ProcessId, message: &[u8]) -> Result<bool, Unreachable> {
         let connection = self.shared.connection.load_full().ok_or(Unreachable)?;
-        self.shared.publish(&connection, to, message).await.map(|readers| readers > 0)
+        self.shared.publish(&connection.open, to, message).await.map(|readers| readers > 0)
+    }
+
+    /// Whether the connection is old enough that others, too, have theirs and have written what Redis lost.
+    pub fn is_settled(&self) -> bool {
+        self.shared.connection.load().as_ref().is_some_and(|there| there.since.elapsed() > SETTLING)
+    }
+
+    /// Whether a process has renewed its lease of late.
+    ///
+    /// # Errors
+    ///
+    /// Redis does not answer.
+    pub async fn is_running(&self, process: &ProcessId) -> Result<bool, Unreachable> {
+        let mut exists = cmd("EXISTS");
+        exists.arg(self.shared.lease(process));
+        self.run::<i64>(exists).await.map(|count| count > 0)
+    }
+
+    pub(super) fn key(&self, kind: &str, name: &str) -> String {
+        format!("{}{kind}:{name}", self.shared.prefix)
+    }
+
+    pub(super) async fn run<T: FromRedisValue>(&self, command: Cmd) -> Result<T, Unreachable> {
+        let connection = self.shared.connection.load_full().ok_or(Unreachable)?;
+        let mut open = connection.open.clone();
+        match timeout(TIMEOUT, command.query_async(&mut open)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "Redis: a command failed");
+                Err(Unreachable)
+            }
+            Err(_) => Err(Unreachable),
+        }
     }
 }
 
 impl Shared {
     fn channel(&self, process: &ProcessId) -> String {
-        let id: String = process.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}process:{id}", self.prefix)
+        format!("{}process:{}", self.prefix, hex(process))
+    }
+
+    fn lease(&self, process: &ProcessId) -> String {
+        format!("{}alive:{}", self.prefix, hex(process))
+    }
+
+    /// Renews the lease; false if Redis does not answer in time.
+    async fn renew(&self, connection: &MultiplexedConnection) -> bool {
+        let mut set = cmd("SET");
+        set.arg(self.lease(&self.process)).arg(1).arg("PX").arg(LEASE.as_millis() as u64);
+        let mut connection = connection.clone();
+        match timeout(TIMEOUT, set.query_async::<()>(&mut connection)).await {
+            Ok(Ok(())) => true,
+            // A user of Redis without this right has messages all the same.
+            Ok(Err(error)) => {
+                if !self.is_refused.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "Redis: this process cannot show that it runs, so its tasks count as lost");
+                }
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     async fn publish(
@@ -145,13 +219,17 @@ impl Shared {
         timeout(TIMEOUT, reading.subscribe(self.channel(&self.process))).await.map_err(|_| late())??;
         // The connection ends with its sink.
         let (_sink, mut messages) = reading.split();
-        self.connection.store(Some(Arc::new(connection.clone())));
+        if !self.renew(&connection).await {
+            return Err(late());
+        }
+        self.connection.store(Some(Arc::new(Connection { open: connection.clone(), since: Instant::now() })));
+        self.connected.send_replace(());
         if std::mem::take(is_told) {
             tracing::info!("Redis is back: other gateway processes can be reached");
         }
         let mut beat = interval(HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = tokio::time::Instant::now();
+        let mut heard = Instant::now();
         loop {
             let message: Option<Msg> = tokio::select! {
                 message = messages.next() => message,
@@ -159,20 +237,26 @@ impl Shared {
                     if heard.elapsed() > SILENCE {
                         return Err(late());
                     }
-                    if self.publish(&connection, &self.process, b"").await.is_err() {
+                    if !self.renew(&connection).await
+                        || self.publish(&connection, &self.process, b"").await.is_err()
+                    {
                         return Err(late());
                     }
                     continue;
                 }
             };
             let Some(message) = message else { return Ok(()) };
-            heard = tokio::time::Instant::now();
+            heard = Instant::now();
             let text = message.get_payload_bytes();
             if !text.is_empty() && out.send(Bytes::copy_from_slice(text)).await.is_err() {
                 return Ok(());
             }
         }
     }
+}
+
+fn hex(process: &ProcessId) -> String {
+    process.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn late() -> RedisError {

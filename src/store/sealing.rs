@@ -29,6 +29,8 @@ pub enum Purpose {
     TaskId,
     /// Messages to another gateway process.
     ProcessMessage,
+    /// What Redis keeps of a task.
+    TaskRecord,
 }
 
 impl Purpose {
@@ -37,6 +39,7 @@ impl Purpose {
             Self::RequestState => b"requestState",
             Self::TaskId => b"taskId",
             Self::ProcessMessage => b"process message",
+            Self::TaskRecord => b"task record",
         }
     }
 }

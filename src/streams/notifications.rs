@@ -30,7 +30,7 @@ use crate::session::{MessageFilter, OutboxStream, Session, TooManyStreams};
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::{SUBSCRIPTION_ID, strings};
 
-pub use super::task_updates::{FollowedTask, KeptChanges};
+pub use super::task_updates::FollowedTask;
 
 /// Most resources that one stream subscribes to.
 const MAX_RESOURCES: usize = 1024;

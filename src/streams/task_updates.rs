@@ -32,29 +32,22 @@ pub struct FollowedTask {
     pub id: String,
     /// The outward id.
     pub handle: String,
-    /// Set if the gateway keeps it.
-    pub kept: Option<KeptChanges>,
-}
-
-/// The changes of a task that the gateway keeps.
-#[derive(Clone)]
-pub struct KeptChanges {
-    pub changes: watch::Receiver<()>,
-    /// The task as it is now, under its outward id.
-    pub text: Arc<dyn Fn() -> Vec<u8> + Send + Sync>,
+    /// Set if the gateway keeps it: the task under its outward id, as it is now and after each change.
+    pub kept: Option<watch::Receiver<Bytes>>,
 }
 
 /// Follows a task that the gateway keeps: what it is now, and each change.
 pub fn follow(
     runtime: &Handle,
-    mut kept: KeptChanges,
+    mut kept: watch::Receiver<Bytes>,
     id: Bytes,
     out: mpsc::Sender<ResourceEvent>,
 ) -> AbortOnDrop {
     let follow = runtime.spawn(async move {
-        kept.changes.mark_changed();
-        while kept.changes.changed().await.is_ok() {
-            let Some(note) = noted(&(kept.text)(), &id) else { return };
+        kept.mark_changed();
+        while kept.changed().await.is_ok() {
+            let task = kept.borrow_and_update().clone();
+            let Some(note) = noted(&task, &id) else { return };
             if out.send(ResourceEvent::Message(note)).await.is_err() {
                 return;
             }

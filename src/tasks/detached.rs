@@ -8,6 +8,7 @@ use bytes::Bytes;
 use mcp::jsonrpc::message;
 use mcp::{Reason, Rejection, tasks};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Tasks;
 use super::handle::{TaskHandle, TaskKeeper, TaskOwner};
@@ -15,6 +16,9 @@ use super::kept::KeptTask;
 use crate::server::Server;
 use crate::streams::{MessageStream, StreamItem};
 use crate::upstream::UpstreamError;
+
+/// How soon a call becomes a task that could not become one for want of Redis.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A call that may become a task of the gateway.
 pub(super) struct LongCall {
@@ -35,7 +39,7 @@ pub(super) fn start(all: &Arc<Tasks>, call: LongCall, messages: MessageStream) -
     MessageStream { items, stream: false, abort_on_drop: None, final_message: None }
 }
 
-async fn relay(all: &Tasks, call: LongCall, mut messages: MessageStream, out: mpsc::Sender<StreamItem>) {
+async fn relay(all: &Arc<Tasks>, call: LongCall, mut messages: MessageStream, out: mpsc::Sender<StreamItem>) {
     let after = tokio::time::sleep(call.after);
     tokio::pin!(after);
     let mut is_late = false;
@@ -50,6 +54,13 @@ async fn relay(all: &Tasks, call: LongCall, mut messages: MessageStream, out: mp
                     tracing::warn!(server = %call.server.name, "too many tasks are kept: the call stays a call");
                     continue;
                 };
+                if all.share(&key, &task).await.is_err() {
+                    // It becomes a task once Redis is back.
+                    all.kept.remove(&key);
+                    is_late = false;
+                    after.as_mut().reset(Instant::now() + AGAIN);
+                    continue;
+                }
                 let handle = TaskHandle {
                     keeper: TaskKeeper::Gateway,
                     server: call.server.name.to_string(),
@@ -57,13 +68,13 @@ async fn relay(all: &Tasks, call: LongCall, mut messages: MessageStream, out: mp
                     id: key,
                 };
                 let handle = handle.seal(&all.keyring.load(), &call.owner);
-                let created = task.text(&handle, Some("task"));
+                let created = task.view().text(&handle, Some("task"));
                 let id = message::member(&call.call, "id").map(|id| id.of(&call.call)).unwrap_or(b"null");
                 let created = StreamItem::Final(message::result(id, &created));
                 // The task exists before the client knows it. A client that has left meanwhile does not end it.
                 let _ = out.send(created).await;
                 drop(out);
-                return run(&call.server, &task, messages, resumed).await;
+                return run(&call.server, &task, Some(messages), resumed).await;
             }
         };
         let Some(item) = item else { return };
@@ -79,13 +90,14 @@ async fn relay(all: &Tasks, call: LongCall, mut messages: MessageStream, out: mp
     }
 }
 
-/// The call as a task, to its end.
-async fn run(
+/// The call as a task, to its end. Without messages it waits for those of the call with answers.
+pub(super) async fn run(
     server: &Server,
     task: &KeptTask,
-    mut messages: MessageStream,
+    messages: Option<MessageStream>,
     mut resumed: mpsc::Receiver<MessageStream>,
 ) {
+    let Some(mut messages) = with_answers(task, messages, &mut resumed).await else { return };
     loop {
         let item = tokio::select! {
             biased;
@@ -109,17 +121,27 @@ async fn run(
         };
         match tasks::result_type(result).as_deref() {
             Some("input_required") if task.ask(result) => {
-                tokio::select! {
-                    () = task.cancelled.cancelled() => return,
-                    next = resumed.recv() => match next {
-                        Some(next) => messages = next,
-                        None => return,
-                    },
-                }
+                let Some(next) = with_answers(task, None, &mut resumed).await else { return };
+                messages = next;
             }
             None | Some("complete") => return task.complete(result),
             Some(_) => return task.fail(&error_of(&undeclared(server))),
         }
+    }
+}
+
+/// The messages that are there, or those of the call with answers.
+async fn with_answers(
+    task: &KeptTask,
+    messages: Option<MessageStream>,
+    resumed: &mut mpsc::Receiver<MessageStream>,
+) -> Option<MessageStream> {
+    if messages.is_some() {
+        return messages;
+    }
+    tokio::select! {
+        () = task.cancelled.cancelled() => None,
+        next = resumed.recv() => next,
     }
 }
 

@@ -42,6 +42,10 @@ impl TaskOwner {
         Self(hash.finalize().into())
     }
 
+    pub fn of(digest: Digest) -> Self {
+        Self(digest)
+    }
+
     pub fn digest(&self) -> Digest {
         self.0
     }

@@ -1,28 +1,34 @@
-//! Tasks that the gateway keeps: calls that go on without their clients, and their results. In memory, for an
-//! hour after their last change; they end with the process.
+//! Tasks that the gateway keeps: calls that go on without their clients, and their results. In the memory of the
+//! process that runs them, for an hour after their last change; [`super::saving`] writes them to Redis.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
 use dashmap::DashMap;
 use mcp::json::object::Object;
-use mcp::json::quote::quote;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::TaskOwner;
+use super::state::{Asking, MovedTask, NotMoved, TaskStatus};
+use super::view::{KEPT, TaskView, now};
+use crate::store::task_records::RecordVersion;
 use crate::streams::MessageStream;
 
-/// How long a task is kept after its last change; a running one has this time anew.
-const KEPT: Duration = Duration::from_secs(3600);
-/// How often a client may ask.
-const POLL: Duration = Duration::from_secs(1);
 /// Tasks at a time, a tenth of them of one owner, and the bytes of all results.
 const MAX_TASKS: usize = 10_000;
 const MAX_BYTES: usize = 256 * 1024 * 1024;
+/// The longest call with its questions that another process takes over.
+const MAX_MOVED: usize = 5 * 1024 * 1024;
+/// The longest result that goes to Redis. Sealed it is a third longer.
+const MAX_RESULT: usize = 16 * 1024 * 1024;
+
+const TOO_LONG: &[u8] =
+    br#"{"code":-32603,"message":"the result is longer than the 16 MiB that the gateway keeps"}"#;
+const TOO_MANY: &[u8] =
+    br#"{"code":-32603,"message":"the gateway keeps too many results: call again later"}"#;
 
 /// The id of a task: 128 random bits, as text.
 pub type TaskKey = String;
@@ -36,16 +42,26 @@ pub struct KeptTasks {
 pub struct KeptTask {
     owner: TaskOwner,
     created: SystemTime,
-    began: Instant,
     /// The call: its whole message, to repeat it with answers.
     call: Bytes,
     state: Mutex<TaskState>,
     bytes: Arc<AtomicUsize>,
     changed: watch::Sender<()>,
-    /// Cancelled with the task.
+    /// Cancelled when this process has nothing more to do with the call.
     pub cancelled: CancellationToken,
     /// The messages of a call that goes on with answers.
     resumed: mpsc::Sender<MessageStream>,
+    /// What Redis has of it; locked while it is written.
+    pub saved: AsyncMutex<SavedTask>,
+    /// The longest result.
+    longest: AtomicUsize,
+}
+
+/// What Redis has of a task: a version, with the task as it was after this change.
+#[derive(Default)]
+pub struct SavedTask {
+    pub version: Option<RecordVersion>,
+    pub change: Option<u64>,
 }
 
 struct TaskState {
@@ -53,29 +69,13 @@ struct TaskState {
     updated: (SystemTime, Instant),
     /// How often the server has asked: no key is used twice.
     rounds: usize,
-}
-
-#[derive(Clone)]
-enum TaskStatus {
-    Working,
-    Asked(Asking),
-    Completed(Bytes),
-    Failed(Bytes),
-    Cancelled,
-}
-
-/// What the server asks.
-#[derive(Clone)]
-struct Asking {
-    /// Outward key, the server's key, and the request.
-    open: Vec<(String, String, Bytes)>,
-    /// The server's key, and the answer.
-    answers: Vec<(String, Bytes)>,
-    /// `requestState`, as written.
-    state: Option<Bytes>,
+    /// How often it has changed.
+    changes: u64,
+    is_moved: bool,
 }
 
 /// Answers that are complete: the call that carries them, and how to take them back.
+#[derive(Debug)]
 pub struct Answered {
     pub call: Bytes,
     before: Asking,
@@ -91,34 +91,70 @@ impl KeptTasks {
         if self.all.len() >= MAX_TASKS {
             self.sweep();
         }
-        let is_full = self.all.len() >= MAX_TASKS
-            || self.all.len() >= MAX_TASKS / 10
-                && self.all.iter().filter(|task| task.owner == owner).count() >= MAX_TASKS / 10;
-        if is_full {
+        if !self.has_room(&owner) {
             return None;
         }
         let mut id = [0; 16];
         getrandom::fill(&mut id).expect("the system gives random bytes");
         let key: TaskKey = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let state = (TaskState::new(TaskStatus::Working, 0), SavedTask::default());
+        let (task, messages) = self.insert(key.clone(), owner, call, now(), state);
+        Some((key, task, messages))
+    }
+
+    /// Whether this caller may have one more.
+    pub fn has_room(&self, owner: &TaskOwner) -> bool {
+        let count = self.all.len();
+        count < MAX_TASKS / 10
+            || count < MAX_TASKS
+                && self.all.iter().filter(|task| task.owner == *owner).count() < MAX_TASKS / 10
+    }
+
+    fn insert(
+        &self,
+        key: TaskKey,
+        owner: TaskOwner,
+        call: Bytes,
+        created: SystemTime,
+        (state, saved): (TaskState, SavedTask),
+    ) -> (Arc<KeptTask>, mpsc::Receiver<MessageStream>) {
         let (resumed, messages) = mpsc::channel(1);
-        let (created, began) = (SystemTime::now(), Instant::now());
+        self.bytes.fetch_add(state.status.length(), Ordering::Relaxed);
         let task = Arc::new(KeptTask {
             owner,
             created,
-            began,
             call,
-            state: Mutex::new(TaskState {
-                status: TaskStatus::Working,
-                updated: (created, began),
-                rounds: 0,
-            }),
+            state: Mutex::new(state),
             bytes: self.bytes.clone(),
             changed: watch::channel(()).0,
             cancelled: CancellationToken::new(),
             resumed,
+            saved: AsyncMutex::new(saved),
+            longest: AtomicUsize::new(MAX_BYTES),
         });
-        self.all.insert(key.clone(), task.clone());
-        Some((key, task, messages))
+        self.all.insert(key, task.clone());
+        (task, messages)
+    }
+
+    /// A task of another process, which waits for answers.
+    pub fn adopt(
+        &self,
+        key: TaskKey,
+        owner: TaskOwner,
+        moved: &MovedTask,
+        saved: SavedTask,
+    ) -> (Arc<KeptTask>, mpsc::Receiver<MessageStream>) {
+        let call = Bytes::copy_from_slice(moved.call.as_bytes());
+        let state = TaskState::new(TaskStatus::Asked(moved.asking()), moved.rounds);
+        self.insert(key, owner, call, moved.created, (state, saved))
+    }
+
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn remove(&self, key: &str) {
+        self.all.remove(key);
     }
 
     pub fn get(&self, key: &str, owner: &TaskOwner) -> Option<Arc<KeptTask>> {
@@ -126,9 +162,33 @@ impl KeptTasks {
         (task.owner == *owner && !task.is_past()).then_some(task)
     }
 
-    /// Removes what is past its time.
+    /// Removes what is past its time, and ends what waits for an answer for too long.
     pub fn sweep(&self) {
-        self.all.retain(|_, task| !task.is_past());
+        let mut forgotten = Vec::new();
+        self.all.retain(|_, task| {
+            if task.is_forgotten() {
+                forgotten.push(task.clone());
+            }
+            !task.is_past()
+        });
+        for task in forgotten {
+            task.fail(
+                br#"{"code":-32603,"message":"nobody has answered the questions of the task in time"}"#,
+            );
+            task.cancelled.cancel();
+        }
+    }
+}
+
+impl TaskState {
+    fn new(status: TaskStatus, rounds: usize) -> Self {
+        let updated = (now(), Instant::now());
+        Self { status, updated, rounds, changes: 0, is_moved: false }
+    }
+
+    fn view(&self, created: SystemTime) -> TaskView {
+        let (status, content) = self.status.content();
+        TaskView { status, created, updated: self.updated.0, content }
     }
 }
 
@@ -149,31 +209,43 @@ impl KeptTask {
         state.status.is_final() && state.updated.1.elapsed() > KEPT
     }
 
+    fn is_forgotten(&self) -> bool {
+        let state = self.lock();
+        matches!(state.status, TaskStatus::Asked(_)) && state.updated.1.elapsed() > KEPT
+    }
+
+    pub fn owner(&self) -> TaskOwner {
+        self.owner
+    }
+
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
     /// Changes the status; the final one stays.
     fn set(&self, state: &mut TaskState, status: TaskStatus) -> bool {
-        if state.status.is_final() {
+        if state.status.is_final() || state.is_moved {
             return false;
         }
-        let length = status.length();
-        let status = match self.bytes.fetch_add(length, Ordering::Relaxed) + length > MAX_BYTES && length > 0
-        {
-            false => status,
-            true => {
-                self.bytes.fetch_sub(length, Ordering::Relaxed);
-                let failed = Bytes::from_static(
-                    br#"{"code":-32603,"message":"the gateway keeps too many results: call again later"}"#,
-                );
-                self.bytes.fetch_add(failed.len(), Ordering::Relaxed);
-                TaskStatus::Failed(failed)
-            }
+        let mut status = status;
+        let mut length = status.length();
+        let held = self.bytes.fetch_add(length, Ordering::Relaxed) + length;
+        let refused = match length {
+            0 => None,
+            _ if length > self.longest.load(Ordering::Relaxed) => Some(TOO_LONG),
+            _ if held > MAX_BYTES => Some(TOO_MANY),
+            _ => None,
         };
+        if let Some(why) = refused {
+            self.bytes.fetch_sub(length, Ordering::Relaxed);
+            length = why.len();
+            self.bytes.fetch_add(length, Ordering::Relaxed);
+            status = TaskStatus::Failed(Bytes::from_static(why));
+        }
         self.bytes.fetch_sub(state.status.length(), Ordering::Relaxed);
         state.status = status;
-        state.updated = (SystemTime::now(), Instant::now());
+        state.updated = (now(), Instant::now());
+        state.changes += 1;
         self.changed.send_replace(());
         true
     }
@@ -215,7 +287,7 @@ impl KeptTask {
             state: object.get("requestState").map(Bytes::copy_from_slice),
         };
         self.set(&mut state, TaskStatus::Asked(asking));
-        true
+        matches!(state.status, TaskStatus::Asked(_))
     }
 
     /// Takes answers to open questions; others are ignored. Once none is open, the call that carries them: its
@@ -239,9 +311,8 @@ impl KeptTask {
             self.set(&mut state, TaskStatus::Asked(after));
             return None;
         }
-        let call = repeated(&self.call, &after)?;
-        self.set(&mut state, TaskStatus::Working);
-        Some(Answered { call, before })
+        let call = after.repeated(&self.call)?;
+        self.set(&mut state, TaskStatus::Working).then_some(Answered { call, before })
     }
 
     /// The answers did not get to the server: they may come again.
@@ -254,162 +325,55 @@ impl KeptTask {
         let _ = self.resumed.try_send(messages);
     }
 
-    /// The task, for the client that knows it by this id; `kind`: the `resultType`, if it is a result.
-    pub fn text(&self, handle: &str, kind: Option<&str>) -> Vec<u8> {
+    /// The task as it is now.
+    pub fn view(&self) -> TaskView {
+        self.lock().view(self.created)
+    }
+
+    /// The task as it is now, and the number of its change; `None` once another process has it.
+    pub fn change(&self) -> Option<(TaskView, u64)> {
         let state = self.lock();
-        let status = &state.status;
-        let at = |time| DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true);
-        let last = if status.is_final() { state.updated.1 } else { Instant::now() };
-        let ttl = (last - self.began + KEPT).as_millis();
-        let kind = kind.map(|kind| format!(r#""resultType":"{kind}","#)).unwrap_or_default();
-        let mut text = format!(
-            r#"{{{kind}"taskId":{},"status":"{}","createdAt":"{}","lastUpdatedAt":"{}","ttlMs":{ttl},"pollIntervalMs":{}"#,
-            quote(handle),
-            status.word(),
-            at(self.created),
-            at(state.updated.0),
-            POLL.as_millis()
-        )
-        .into_bytes();
-        match status {
-            TaskStatus::Working | TaskStatus::Cancelled => {}
-            TaskStatus::Completed(result) => text.extend([&br#","result":"#[..], result].concat()),
-            TaskStatus::Failed(error) => text.extend([&br#","error":"#[..], error].concat()),
-            TaskStatus::Asked(asking) => {
-                text.extend_from_slice(br#","inputRequests":{"#);
-                for (number, (key, _, request)) in asking.open.iter().enumerate() {
-                    let comma = if number > 0 { "," } else { "" };
-                    text.extend_from_slice(format!("{comma}{}:", quote(key)).as_bytes());
-                    text.extend_from_slice(request);
-                }
-                text.push(b'}');
-            }
+        (!state.is_moved).then(|| (state.view(self.created), state.changes))
+    }
+
+    /// Whether another process has it now.
+    pub fn is_moved(&self) -> bool {
+        self.lock().is_moved
+    }
+
+    /// It goes to Redis, where no result may be too long.
+    pub fn share(&self) {
+        self.longest.store(MAX_RESULT, Ordering::Relaxed);
+    }
+
+    /// Gives the task to another process, if it waits for answers.
+    ///
+    /// # Errors
+    ///
+    /// It stays.
+    pub fn hand_over(&self) -> Result<MovedTask, NotMoved> {
+        let mut state = self.lock();
+        let TaskStatus::Asked(asking) = &state.status else { return Err(NotMoved::NothingAsked) };
+        if state.is_moved {
+            return Err(NotMoved::Gone);
         }
-        text.push(b'}');
-        text
-    }
-}
-
-impl TaskStatus {
-    fn is_final(&self) -> bool {
-        matches!(self, Self::Completed(_) | Self::Failed(_) | Self::Cancelled)
-    }
-
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Working => "working",
-            Self::Asked(_) => "input_required",
-            Self::Completed(_) => "completed",
-            Self::Failed(_) => "failed",
-            Self::Cancelled => "cancelled",
+        if self.call.len() + state.status.length() > MAX_MOVED {
+            return Err(NotMoved::TooLong);
         }
+        let moved = MovedTask::new(&self.call, self.created, state.rounds, asking);
+        state.is_moved = true;
+        self.changed.send_replace(());
+        self.cancelled.cancel();
+        Ok(moved)
     }
 
-    /// Bytes that it keeps.
-    fn length(&self) -> usize {
-        match self {
-            Self::Completed(text) | Self::Failed(text) => text.len(),
-            Self::Asked(asking) => asking.open.iter().map(|(.., request)| request.len()).sum(),
-            Self::Working | Self::Cancelled => 0,
-        }
+    /// Another process has decided how it ended.
+    pub fn lose(&self) {
+        self.lock().is_moved = true;
+        self.changed.send_replace(());
+        self.cancelled.cancel();
     }
-}
-
-/// The call with answers. It does not declare tasks any more: it is one already.
-fn repeated(call: &[u8], asking: &Asking) -> Option<Bytes> {
-    let message = Object::read(call)?;
-    let mut params = Object::read(message.get("params")?)?;
-    params.remove(|name| name == "requestState");
-    let answers: Vec<(&str, &[u8])> =
-        asking.answers.iter().map(|(key, answer)| (key.as_str(), &answer[..])).collect();
-    let answers = Object::read(b"{}")?.with(&answers);
-    let mut added: Vec<(&str, &[u8])> = vec![("inputResponses", &answers)];
-    added.extend(asking.state.iter().map(|state| ("requestState", &state[..])));
-    Some(message.with(&[("params", &params.with(&added))]).into())
 }
 
 #[cfg(test)]
-mod tests {
-    use filters::Caller;
-    use filters::request::Identity;
-
-    use super::*;
-
-    fn owner(user: &str) -> TaskOwner {
-        let caller = Caller::new(Identity { user: user.into(), ..Identity::default() });
-        TaskOwner::new(&caller, None, "/mcp")
-    }
-
-    const CALL: &[u8] =
-        br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{}}}"#;
-
-    fn begin() -> (KeptTasks, TaskKey, Arc<KeptTask>) {
-        let tasks = KeptTasks::default();
-        let (key, task, _) = tasks.begin(owner("ann"), Bytes::from_static(CALL)).expect("room");
-        (tasks, key, task)
-    }
-
-    fn text(task: &KeptTask) -> serde_json::Value {
-        serde_json::from_slice(&task.text("handle", Some("complete"))).expect("JSON")
-    }
-
-    #[test]
-    fn a_late_cancellation_does_not_change_the_result() {
-        let (tasks, key, task) = begin();
-        assert_eq!(text(&task)["status"], "working");
-        assert!(tasks.get(&key, &owner("bob")).is_none(), "of another");
-        task.complete(br#"{"content":[]}"#);
-        task.cancel();
-        task.fail(b"{}");
-        let kept = tasks.get(&key, &owner("ann")).expect("it is kept");
-        assert_eq!(
-            (&text(&kept)["status"], &text(&kept)["result"]),
-            (&"completed".into(), &serde_json::json!({"content": []}))
-        );
-        assert!(!task.cancelled.is_cancelled());
-        assert_eq!(tasks.bytes.load(Ordering::Relaxed), 14);
-        drop((tasks, kept));
-        let bytes = task.bytes.clone();
-        drop(task);
-        assert_eq!(bytes.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn a_cancelled_task_stays_cancelled() {
-        let (_, _, task) = begin();
-        task.cancel();
-        task.complete(b"{}");
-        assert_eq!(text(&task)["status"], "cancelled");
-        assert!(task.cancelled.is_cancelled() && text(&task).get("result").is_none());
-    }
-
-    #[test]
-    fn questions_have_keys_of_their_own_and_the_last_answer_repeats_the_call() {
-        let (_, _, task) = begin();
-        let asked = br#"{"resultType":"input_required","inputRequests":{"a":{"method":"x"},"b":{"method":"y"}},"requestState":"s\u0031"}"#;
-        assert!(task.ask(asked));
-        assert_eq!(
-            text(&task)["inputRequests"],
-            serde_json::json!({"1-a": {"method": "x"}, "1-b": {"method": "y"}})
-        );
-        assert!(
-            task.answer(br#"{"a":{"action":"accept"},"1-b":5,"z":{}}"#).is_none(),
-            "none of them is open"
-        );
-        assert!(task.answer(br#"{"1-a":{"action":"accept"}}"#).is_none(), "one is still open");
-        assert_eq!(text(&task)["inputRequests"], serde_json::json!({"1-b": {"method": "y"}}));
-        assert!(task.answer(br#"{"1-a":{"action":"cancel"}}"#).is_none(), "it has been answered");
-        let answered = task.answer(br#"{"1-b":{"action":"decline"}}"#).expect("complete");
-        assert_eq!(text(&task)["status"], "working");
-        assert_eq!(
-            answered.call,
-            &br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{},"inputResponses":{"a":{"action":"accept"},"b":{"action":"decline"}},"requestState":"s\u0031"}}"#[..]
-        );
-        task.take_back(answered);
-        assert_eq!(text(&task)["inputRequests"], serde_json::json!({"1-b": {"method": "y"}}));
-        task.answer(br#"{"1-b":{"action":"decline"}}"#).expect("complete again");
-        assert!(task.ask(asked));
-        assert!(text(&task)["inputRequests"].get("2-a").is_some(), "no key is used twice");
-        assert!(!task.ask(br#"{"inputRequests":{}}"#) && !task.ask(b"[]"));
-    }
-}
+mod tests;

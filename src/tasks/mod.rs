@@ -1,12 +1,18 @@
 //! Tasks of the extension `io.modelcontextprotocol/tasks` (SEP-2663): calls of clients that declare it, to
 //! servers that have it or for which the gateway offers it ([`kept`]), and the requests about these tasks.
-//! Outside, a task has a sealed id ([`handle`]).
+//! Outside, a task has a sealed id ([`handle`]). With Redis, other gateway processes know the gateway's tasks
+//! ([`saving`], [`elsewhere`], [`peers`]).
 //!
 //! Calls of clients that do not declare the extension never come here.
 
 mod detached;
+pub mod elsewhere;
 pub mod handle;
 pub mod kept;
+mod peers;
+mod saving;
+mod state;
+mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +23,7 @@ use http::HeaderValue;
 use mcp::jsonrpc::message;
 use mcp::{Rejection, tasks};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::bridge::{Bridge, BridgedCall};
 use crate::exchange::UpstreamRequest;
@@ -36,8 +42,11 @@ pub struct Tasks {
     pub bridge: Arc<Bridge>,
     pub metrics: Arc<Metrics>,
     pub runtime: Handle,
-    /// Those that the gateway keeps.
+    /// Those that this process keeps.
     pub kept: KeptTasks,
+    peers: peers::Peers,
+    /// Turns to write a record.
+    writers: Semaphore,
 }
 
 /// How often what is past its time is removed.
@@ -82,13 +91,24 @@ impl Tasks {
         metrics: Arc<Metrics>,
         runtime: Handle,
     ) -> Arc<Self> {
-        let tasks = Arc::new(Self { keyring, bridge, metrics, runtime, kept: KeptTasks::default() });
+        let messages = bridge.peer_messages();
+        let tasks = Arc::new(Self {
+            keyring,
+            bridge,
+            metrics,
+            runtime,
+            kept: KeptTasks::default(),
+            peers: peers::Peers::default(),
+            writers: Semaphore::new(saving::WRITERS),
+        });
+        tasks.runtime.spawn(peers::serve(Arc::downgrade(&tasks), messages));
         let swept = Arc::downgrade(&tasks);
         tasks.runtime.spawn(async move {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 let Some(tasks) = swept.upgrade() else { return };
                 tasks.kept.sweep();
+                tasks.peers.sweep();
             }
         });
         tasks

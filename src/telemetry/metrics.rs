@@ -102,6 +102,8 @@ pub struct Metrics {
     pub streams: IntGauge,
     pub connections: IntGauge,
     pub buffered: IntGauge,
+    pub tasks: IntGauge,
+    lost_tasks: IntCounter,
     reloads: IntCounterVec,
     config_info: IntGaugeVec,
 }
@@ -128,6 +130,10 @@ impl Metrics {
             register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
+        let lost_tasks = IntCounter::new(
+            "toolgate_tasks_lost_total",
+            "Tasks of gateway processes that had ended, as this process has found them.",
+        );
         let seconds = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
         let metrics = Self {
             requests: counters(
@@ -197,6 +203,8 @@ impl Metrics {
                 "toolgate_buffered_bytes",
                 "Bytes of requests' bodies in memory, small bodies not counted.",
             ),
+            tasks: gauge("toolgate_tasks", "Tasks of the gateway that this process keeps."),
+            lost_tasks: register(&registry, lost_tasks),
             reloads: counters("toolgate_config_reloads_total", "Reloads of the configuration.", &["result"]),
             config_info: gauges(
                 "toolgate_config_info",
@@ -287,6 +295,11 @@ impl Metrics {
             gauge
         });
         there.set(up.into());
+    }
+
+    /// Counts a task whose process has ended.
+    pub fn task_lost(&self) {
+        self.lost_tasks.inc();
     }
 
     /// Counts a tool definition that is not the pinned one.

@@ -3,7 +3,9 @@
 mod of_sessions;
 mod offered;
 mod passed;
+mod processes;
 mod real;
+mod transports;
 
 use std::time::Duration;
 

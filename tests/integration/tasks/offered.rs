@@ -10,13 +10,29 @@ use crate::harness::Gateway;
 use crate::mock_server::{MockReply, MockServer, answer, tools};
 
 /// A server of one era whose tool `report` answers when it is told to.
-struct SlowServer {
-    server: MockServer,
-    answers: broadcast::Sender<Value>,
+pub struct SlowServer {
+    pub server: MockServer,
+    pub answers: broadcast::Sender<Value>,
 }
 
-/// The answer goes out on `answers`; the id of the request is put in.
-async fn slow_server(modern: bool) -> SlowServer {
+impl SlowServer {
+    /// How many calls it has got.
+    pub fn calls(&self) -> usize {
+        self.server.count("tools/call")
+    }
+
+    /// Answers one of its calls, by its number.
+    pub fn answer_one(&self, number: usize, message: &Value) {
+        let calls: Vec<_> =
+            self.server.calls().into_iter().filter(|seen| seen.method() == "tools/call").collect();
+        let mut message = message.clone();
+        message["for"] = calls[number].body["id"].clone();
+        self.answers.send(message).expect("it runs");
+    }
+}
+
+/// The answer goes out on `answers`, to the call with the id in `for`, or to all; the id of the request is put in.
+pub async fn slow_server(modern: bool) -> SlowServer {
     let answers = broadcast::channel::<Value>(8).0;
     let ready = answers.clone();
     let server = MockServer::start(move |seen| match seen.method() {
@@ -48,6 +64,10 @@ async fn slow_server(modern: bool) -> SlowServer {
             let (out, pieces) = tokio::sync::mpsc::unbounded_channel();
             tokio::spawn(async move {
                 while let Ok(mut message) = given.recv().await {
+                    if message.get("for").is_some_and(|of| *of != id) {
+                        continue;
+                    }
+                    message.as_object_mut().expect("a message").remove("for");
                     // Its answer ends the stream.
                     let is_answer = message.get("method").is_none();
                     if is_answer {
@@ -66,7 +86,7 @@ async fn slow_server(modern: bool) -> SlowServer {
     SlowServer { server, answers }
 }
 
-fn settings(url: &str, after: &str) -> Value {
+pub fn settings(url: &str, after: &str) -> Value {
     json!({"url": url, "health": {"interval": "1h"}, "tasks": {"tools": ["*__report"], "after": after}})
 }
 
@@ -81,7 +101,7 @@ async fn start(slow: &SlowServer, after: &str) -> Gateway {
     gateway
 }
 
-fn result(text: &str) -> Value {
+pub fn result(text: &str) -> Value {
     json!({"jsonrpc": "2.0", "result": {"resultType": "complete", "content": [{"type": "text", "text": text}]}})
 }
 

@@ -11,7 +11,7 @@ use crate::events::Events;
 use crate::harness::Gateway;
 use crate::mock_server::MockServer;
 
-const CALLERS: &str = r#"
+pub const CALLERS: &str = r#"
 auth:
   api_keys:
     - {id: ann, sha256: cba322bc2b94a5dd50710068d2a8fa4cd2b1d4dea94bba56b3b5d955987dbef7, user: ann, roles: [all]}
@@ -22,8 +22,8 @@ rbac:
   roles:
     all: {allow: {tools: ["TOOL"]}}
 "#;
-const ANN: &str = "ann-key-of-the-test-000000000000";
-const BOB: &str = "bob-key-of-the-test-000000000000";
+pub const ANN: &str = "ann-key-of-the-test-000000000000";
+pub const BOB: &str = "bob-key-of-the-test-000000000000";
 
 fn config(server: &MockServer, tools: &str) -> String {
     let servers =
@@ -39,7 +39,7 @@ async fn start() -> (MockServer, Gateway, broadcast::Sender<Value>) {
     (server, gateway, changes)
 }
 
-async fn shown(gateway: &Gateway) -> bool {
+pub async fn shown(gateway: &Gateway) -> bool {
     let mut body = modern_call(1, "", json!({}), &json!({}));
     body["method"] = json!("tools/list");
     body["params"].as_object_mut().expect("params").remove("name");

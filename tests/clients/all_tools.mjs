@@ -51,13 +51,13 @@ async function main() {
   const client = new Client(
     { name: 'toolgate-tests', version: '1.0.0' },
     {
-      capabilities: { sampling: {}, elicitation: {}, roots: {} },
+      capabilities: { sampling: {}, elicitation: { form: {}, url: {} }, roots: {} },
       versionNegotiation: { mode: ['legacy', 'auto'].includes(mode) ? mode : { pin: pinned } },
     },
   );
   client.setRequestHandler('elicitation/create', ({ params }) => ({
     action: 'accept',
-    content: fill(params.requestedSchema),
+    ...(params.mode === 'url' ? {} : { content: fill(params.requestedSchema) }),
   }));
   client.setRequestHandler('sampling/createMessage', () => ({
     role: 'assistant',

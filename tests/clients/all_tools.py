@@ -37,7 +37,9 @@ def fill(schema: dict) -> dict:
 
 
 async def elicit(_, params) -> types.ElicitResult:
-    return types.ElicitResult(action="accept", content=fill(getattr(params, "requested_schema", {})))
+    if params.mode == "url":
+        return types.ElicitResult(action="accept")
+    return types.ElicitResult(action="accept", content=fill(params.requested_schema))
 
 
 async def sample(_, params) -> types.CreateMessageResult:

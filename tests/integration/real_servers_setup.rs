@@ -121,6 +121,7 @@ pub const NOT_CALLED: &[(&str, &str)] = &[("fix__crash", "it ends the server")];
 
 /// Tools that send requests to their client, which the Inspector without its window cannot answer.
 pub const ASKS_BACK: &[&str] = &[
+    "fix__ask_url",
     "fix__test_elicitation",
     "fix__test_elicitation_sep1034_defaults",
     "fix__test_elicitation_sep1330_enums",
@@ -196,6 +197,7 @@ pub fn fixture_plan(server: &str) -> Vec<Value> {
     let phone = json!({"contactMethod": "phone", "phone": "+1", "email": "e"});
     let hash = "2 8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
     let mut plan = vec![
+        one("ask_url", json!({"url": "https://example.com/login"}), "action=accept"),
         one("counter", json!({"name": "plan"}), ""),
         one("echo", json!({"message": "hi"}), "hi"),
         one("echo_bytes", json!({"data": "hi"}), hash),

@@ -4,7 +4,7 @@
 mod replies;
 mod server_messages;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -93,10 +93,9 @@ pub(super) fn begin(
     bridge: &Arc<Bridge>,
     call: BridgedRequest,
     client: ModernClient,
-    binding: Binding,
     leg: Leg,
 ) -> Result<(), Box<Rejection>> {
-    let driver = Driver::new(bridge, call, client, binding, leg.bearer.clone())?;
+    let driver = Driver::new(bridge, call, client, leg.bearer.clone())?;
     bridge.runtime.spawn(driver.run(leg));
     Ok(())
 }
@@ -139,7 +138,9 @@ struct Driver {
     /// The reader of the session's notification stream, where the server may ask, too.
     reader: Option<Arc<SubscribedSession>>,
     client: ModernClient,
-    binding: Binding,
+    /// The params as the client wrote them, and what a retry is bound to. Only a call that is asked needs that.
+    call_params: Bytes,
+    binding: OnceLock<Binding>,
     /// The params as the server gets them.
     params: Vec<u8>,
     /// The first guard of the call.
@@ -161,7 +162,6 @@ impl Driver {
         bridge: &Arc<Bridge>,
         call: BridgedRequest,
         mut client: ModernClient,
-        binding: Binding,
         bearer: Option<HeaderValue>,
     ) -> Result<Self, Box<Rejection>> {
         let params = params::to_legacy(&call.params).ok_or_else(|| {
@@ -207,12 +207,17 @@ impl Driver {
             session,
             reader,
             client,
-            binding,
+            call_params: call.params,
+            binding: OnceLock::new(),
             params,
             call_guard,
             server_info: call.server_info,
             last_key: 0,
         })
+    }
+
+    fn binding(&self) -> &Binding {
+        self.binding.get_or_init(|| Binding::of(&self.client, self.side.method, &self.call_params))
     }
 
     async fn run(mut self, mut leg: Leg) {
@@ -275,7 +280,7 @@ impl Driver {
                 return self.finish(&leg, Err(self.side.nonsense(why))).await;
             }
             let (waiting, mut legs) = mpsc::channel(1);
-            let place = match self.bridge.parked.park(self.binding.owner, waiting, PERSON_TIMEOUT) {
+            let place = match self.bridge.parked.park(self.binding().owner, waiting, PERSON_TIMEOUT) {
                 Ok(place) => place,
                 Err(full) => {
                     let rejection = Rejection::http(503, Reason::TooManyParked, full.to_string());
@@ -340,7 +345,7 @@ impl Driver {
     /// Asks the client for input; the answer to this leg.
     async fn ask(&self, leg: &Leg, asked: &[Asked], then: Continuation) {
         let keyring = self.bridge.keyring.load();
-        let state = request_state::seal(&keyring, &self.binding, then, PERSON_TIMEOUT);
+        let state = request_state::seal(&keyring, self.binding(), then, PERSON_TIMEOUT);
         let asked: Vec<_> = asked.iter().map(|one| (one.key.clone(), one.request.clone())).collect();
         self.deliver(leg, "result", &questions::input_required(&asked, &state)).await;
     }

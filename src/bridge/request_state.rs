@@ -6,11 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use filters::{AuthMethod, Caller};
 use mcp::json::object::Object;
+use mcp::method::Method;
 use mcp::rejection::code;
 use mcp::{Reason, Rejection};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::ModernClient;
 use crate::store::parking::{Digest, ParkingId};
 use crate::store::process_messages::ProcessId;
 use crate::store::sealing::{Keyring, Purpose};
@@ -37,6 +39,11 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// That of a call of this client. It reads all of the params.
+    pub fn of(client: &ModernClient, method: Method, params: &[u8]) -> Self {
+        Self::new(&client.caller, client.address, &client.endpoint, method.as_str(), params)
+    }
+
     /// `address` tells anonymous callers apart.
     pub fn new(
         caller: &Caller,

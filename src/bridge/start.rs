@@ -21,18 +21,19 @@ pub(super) fn start(
 ) -> Result<MessageStream, Box<Rejection>> {
     let (out, items) = mpsc::channel(32);
     let stream = MessageStream { items, stream: false, abort_on_drop: None, final_message: None };
-    let method = call.method.as_str();
-    let binding = Binding::new(&client.caller, client.address, &client.endpoint, method, &call.params);
     let mut leg = Leg::new(&call, &client, out);
     leg.bearer = bearer;
     let continuation = match &client.request_state {
         None => None,
-        Some(state) => Some(request_state::open(&bridge.keyring.load(), &binding, state)?),
+        Some(state) => {
+            let binding = Binding::of(&client, call.method, &call.params);
+            Some((request_state::open(&bridge.keyring.load(), &binding, state)?, binding.owner))
+        }
     };
     match continuation {
-        None | Some(Continuation::Repeated) => begin(bridge, call, client, binding, leg)?,
-        Some(Continuation::Parked(process, place)) => {
-            let (bridge, owner) = (bridge.clone(), binding.owner);
+        None | Some((Continuation::Repeated, _)) => begin(bridge, call, client, leg)?,
+        Some((Continuation::Parked(process, place), owner)) => {
+            let bridge = bridge.clone();
             let runtime = bridge.runtime.clone();
             match process == bridge.process {
                 true => runtime.spawn(async move { resume(&bridge, place, owner, leg).await }),

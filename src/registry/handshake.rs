@@ -51,6 +51,18 @@ impl Handshake {
         self.pending[server_era as usize] = Some(AbortOnDropHandle::new(connecting));
     }
 
+    /// Gives up the process of the legacy era, and that of a handshake there: one of the modern era serves all.
+    pub async fn keep_modern(&mut self, server: &Server) {
+        let at = Era::Legacy as usize;
+        if let Some(connecting) = self.pending[at].take() {
+            connecting.abort();
+            let _ = connecting.await;
+        }
+        self.lists[at] = None;
+        self.undecided[at] = false;
+        server.upstream.release(Era::Legacy).await;
+    }
+
     /// The eras in which the server is still starting. An era that is tried again does not count.
     pub fn starting(&self, server: &Server) -> [bool; 2] {
         ERAS.map(|server_era| self.pending[server_era as usize].is_some() && server.is_starting(server_era))
@@ -109,6 +121,12 @@ pub(super) async fn handshake(
     loop {
         tokio::select! {
             (server_era, outcome) = state.connected(), if state.is_connecting() => match outcome {
+                Ok(handshake) if server_era == Era::Modern && server.runs_once() => {
+                    handshakes = [None, Some(handshake)];
+                    last_error = None;
+                    state.keep_modern(server).await;
+                    break;
+                }
                 Ok(handshake) => {
                     handshakes[server_era as usize] = Some(handshake);
                     timeout = Instant::now() + HEDGE;

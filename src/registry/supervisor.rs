@@ -152,7 +152,10 @@ async fn watch(
                     Ok(changed) => {
                         let at = server_era as usize;
                         if changed {
-                            (watching[at], quiet[at]) = (watch(server_era, state.lists[at].is_some()), false);
+                            for server_era in ERAS.into_iter().filter(|one| *one as usize == at || server.runs_once()) {
+                                let at = server_era as usize;
+                                (watching[at], quiet[at]) = (watch(server_era, state.lists[at].is_some()), false);
+                            }
                         }
                         let Some(registry) = registry.upgrade() else { return "the gateway ends".into() };
                         registry.update(server, Ok((state.lists.clone(), state.starting(server))));
@@ -229,6 +232,9 @@ async fn settle(
             let lists = lists(server, server_era, &handshake, old.as_ref().map(|known| &known.lists)).await;
             state.undecided[at] = false;
             state.lists[at] = Some(Arc::new(server_lists(server, server_era, handshake, lists?)));
+            if server_era == Era::Modern && server.runs_once() {
+                state.keep_modern(server).await;
+            }
             Ok(true)
         }
         Err(UpstreamError::WrongEra(..)) => {
@@ -249,7 +255,9 @@ fn reconnect(server: &Server, state: &mut Handshake) {
     let until = Instant::now() + server.limits.startup;
     for server_era in ERAS {
         let at = server_era as usize;
+        let serves_all = server.runs_once() && state.lists[Era::Modern as usize].is_some();
         let is_due = match state.lists[at] {
+            None if serves_all => false,
             None => state.undecided[at] || server.forwards_natively(),
             Some(_) => state.undecided[at],
         };

@@ -195,6 +195,16 @@ impl Server {
         !is_pool || self.config.transport == config.transport && pool(&self.config) == pool(config)
     }
 
+    /// Whether one process serves the clients of both eras, where it speaks both: SDKs bind a process to the era
+    /// of its first request. It is used in the modern era then, where it can ask its client, and the bridge serves
+    /// legacy clients.
+    pub fn runs_once(&self) -> bool {
+        use config::{BridgeSetting, EraSetting, Isolation, ServerTransport};
+        let is_shared =
+            matches!(self.config.transport, ServerTransport::Stdio { isolation: Isolation::Shared, .. });
+        is_shared && (self.config.era, self.config.bridge) == (EraSetting::Auto, BridgeSetting::Auto)
+    }
+
     /// Whether Pingora forwards messages to it as they are. Those for other servers are handled in the process.
     pub fn forwards_natively(&self) -> bool {
         self.endpoint_pool().is_some()

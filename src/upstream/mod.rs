@@ -77,6 +77,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// Sends one request in the gateway's own connection of that era.
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError>;
 
+    /// Gives up the connection of this era, if there is one; calls in flight there end first.
+    async fn release(&self, server_era: Era) {
+        let _ = server_era;
+    }
+
     /// Closes connections and ends processes.
     async fn close(&self);
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::events::Events;
-use crate::harness::{Gateway, TEST_TIMEOUT, python, read, root};
+use crate::harness::{Gateway, TEST_TIMEOUT, legacy_call, python, read, root};
 use crate::mock_server::{MockReply, MockServer, answer};
+use crate::process;
 
 /// The fixture, behind a gate: each process appends a line to `starts` and waits until there is a file
 /// `go`.
@@ -87,6 +88,30 @@ async fn a_slow_process_of_both_eras_is_started_once_in_each_and_missed_by_nobod
     };
     tokio::time::timeout(TEST_TIMEOUT, output).await.expect("clients are told");
     assert_eq!(starts(folder.path()), 2, "nothing was restarted on the way");
+    // One process serves both eras.
+    let running = || process::children_running(gateway.process.id(), "server.py --stdio").len();
+    gateway.eventually("one of the two ends", async |_| running() == 1).await;
+    let call = legacy_call(7, "slow__echo", json!({"message": "old"}));
+    let (status, answer) = gateway.say("/mcp", &session, &call).await;
+    assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("old")), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_of_both_eras_runs_once_and_without_a_bridge_in_each() {
+    for (bridge, processes) in [("auto", 1), ("off", 2)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        open(folder.path());
+        let mut server = gated(folder.path());
+        server["bridge"] = json!(bridge);
+        let gateway = Gateway::start(&format!("mcpServers: {}\n", json!({"quick": server}))).await;
+        gateway.eventually("it is there", async |g| modern_shows(g, "quick__echo").await).await;
+        let session = gateway.initialize("/mcp").await;
+        let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+        let shown = async |g: &Gateway| shows(&g.say("/mcp", &session, &list).await.1, "quick__echo");
+        gateway.eventually("in the legacy era too", shown).await;
+        let running = || process::children_running(gateway.process.id(), "server.py --stdio").len();
+        gateway.eventually("so many processes", async |_| running() == processes).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +171,7 @@ async fn commands_wait_for_the_start() {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
     let echo = out.lines().find(|line| line.starts_with("slow__echo ")).expect("the tool is listed");
-    assert!(echo.contains("legacy,modern"), "{out}{err}");
+    assert!(echo.contains("modern"), "{out}{err}");
     assert_eq!(starts(folder.path()), 2);
 }
 

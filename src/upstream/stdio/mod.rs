@@ -168,6 +168,12 @@ impl Upstream for Stdio {
         Some(self)
     }
 
+    async fn release(&self, server_era: Era) {
+        // A process ends with the last handle. Calls in flight hold one.
+        drop(self.replace(server_era, None).await);
+        drop(self.starts.take(server_era));
+    }
+
     async fn close(&self) {
         let mut all = self.starts.drain();
         for slot in &self.processes {

@@ -50,7 +50,7 @@ impl StartState {
     }
 
     /// Takes the process that the start of the other era has left.
-    fn take(&self, server_era: Era) -> Option<ServerProcess> {
+    pub(super) fn take(&self, server_era: Era) -> Option<ServerProcess> {
         let spare = self.spare[server_era as usize].lock().unwrap_or_else(PoisonError::into_inner).take();
         spare.filter(|process| process.child.is_alive())
     }

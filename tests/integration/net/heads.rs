@@ -97,9 +97,12 @@ async fn what_a_server_says_before_its_answer_is_no_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_programs_have_the_status_that_servers_of_http_give_them() {
-    let servers = json!({"up": {"command": python(), "args": ["-c", SERVER]}});
+    let of = |era: &str| json!({"command": python(), "args": ["-c", SERVER], "era": era});
+    let servers = json!({"up": of("modern"), "old": of("legacy")});
     let gateway = Gateway::start(&format!("mcpServers: {servers}\n")).await;
-    gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"tools\":1")).await;
+    gateway
+        .eventually("both are connected", async |g| g.get("/health").await.contains("\"connected\":2"))
+        .await;
     let session = gateway.initialize("/mcp").await;
     for (code, status) in [
         (-32601, 404),
@@ -116,7 +119,7 @@ async fn errors_of_programs_have_the_status_that_servers_of_http_give_them() {
         let answer = ask(gateway.port, "up__tool", &json!({"code": code})).await;
         let message = answer.message();
         assert_eq!((answer.status, &message["error"]["code"]), (status, &json!(code)), "{message}");
-        let call = legacy_call(1, "up__tool", json!({"code": code}));
+        let call = legacy_call(1, "old__tool", json!({"code": code}));
         let (status, answer) = gateway.say("/mcp", &session, &call).await;
         assert_eq!((status, &answer["error"]["code"]), (200, &json!(code)), "in a session");
     }

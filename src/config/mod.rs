@@ -50,6 +50,7 @@ mod secrets;
 mod server;
 mod server_raw;
 mod server_validate;
+mod stdio_limits;
 mod suggest;
 mod tasks;
 #[cfg(test)]
@@ -92,6 +93,7 @@ pub use server::{
     BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Isolation,
     Pinning, Redact, Redaction, ServerConfig, ServerTls, ServerTransport, Tools, Validate,
 };
+pub use stdio_limits::{ProcessLimits, StdioLimits};
 pub use tls::{ClientAuth, ListenerTls};
 pub use translations::{Note, Notes};
 pub use yaml::interpolate::Environment;

@@ -18,6 +18,7 @@ use super::scalar::globs::GlobList;
 use super::scalar::secret::Secret;
 use super::scalar::size::ByteSize;
 use super::scalar::url::Url;
+use super::stdio_limits::StdioLimits;
 use super::tasks::TasksSetting;
 use super::tls::{PemFile, some_path};
 
@@ -146,6 +147,8 @@ pub enum ServerTransport {
         cwd: Option<PathBuf>,
         /// Whose process it is.
         isolation: Isolation,
+        /// Of its processes.
+        limits: StdioLimits,
     },
 }
 
@@ -395,7 +398,7 @@ impl fmt::Debug for ServerTransport {
             ServerTransport::Sse { url, headers } => {
                 f.debug_struct("Sse").field("url", url).field("headers", headers).finish()
             }
-            ServerTransport::Stdio { command, args, env, env_pass, cwd, isolation } => f
+            ServerTransport::Stdio { command, args, env, env_pass, cwd, isolation, limits } => f
                 .debug_struct("Stdio")
                 .field("command", command)
                 .field("args", &args.len())
@@ -403,6 +406,7 @@ impl fmt::Debug for ServerTransport {
                 .field("env_pass", env_pass)
                 .field("cwd", cwd)
                 .field("isolation", isolation)
+                .field("limits", limits)
                 .finish(),
         }
     }

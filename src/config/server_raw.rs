@@ -23,6 +23,7 @@ use super::server::{
     BridgeSetting, Builtin, CircuitBreaker, CredentialsMode, EraSetting, HealthCheck, Http2, Isolation,
     Pinning, Redact, ServerConfig, ServerTls, ServerTransport, Tools, Validate,
 };
+use super::stdio_limits::{ProcessLimits, StdioLimits};
 use super::tasks::TasksSetting;
 
 /// A server: one of `command`, `url`, `urls` or `builtin`, and how it is treated.
@@ -46,6 +47,7 @@ use super::tasks::TasksSetting;
     ]}),
     extend("dependentRequired" = {
         "args": ["command"], "env": ["command"], "cwd": ["command"], "envFile": ["command"], "env_pass": ["command"],
+        "limits": ["command"], "max_processes": ["isolation"], "max_processes_per_caller": ["isolation"],
         "audience": ["credentials"],
         "balance": ["urls"],
     }),
@@ -78,6 +80,16 @@ pub(super) struct RawServer {
     /// Whose process it is: one for all, or one for each session, so that the program may ask its client (sampling,
     /// elicitation, roots). Default: `shared`.
     pub(super) isolation: Option<Isolation>,
+    /// What the system lets each process of the program have.
+    #[serde(default)]
+    pub(super) limits: ProcessLimits,
+    /// With `isolation: session`: the most processes at a time, besides the gateway's own: 1 to 10000. Default: 64.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) max_processes: Option<u32>,
+    /// With `isolation: session`: the most processes of one caller at a time: 1 to 10000. Anonymous callers of one
+    /// address count as one caller. Default: a quarter of `max_processes`, but at least 4.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) max_processes_per_caller: Option<u32>,
     /// Where the server listens: streamable HTTP, or the event stream of the older transport with `type: sse`.
     pub(super) url: Option<Url>,
     /// Several equal endpoints instead of `url`: calls are spread over the healthy ones. 1 to 64.
@@ -207,6 +219,7 @@ impl RawServer {
     /// The server, or `None` if it is disabled or invalid; errors are already reported.
     pub(super) fn server(self, name: &ServerName, node_ref: &NodeRef<'_>) -> Option<ServerConfig> {
         self.check(node_ref);
+        let limits = self.stdio_limits();
         let env = self.variables(node_ref);
         let urls = self.urls.or_else(|| self.url.map(|url| vec![url])).filter(|urls| !urls.is_empty());
         let kind = match (self.builtin, self.command, urls) {
@@ -218,6 +231,7 @@ impl RawServer {
                 env_pass: self.env_pass,
                 cwd: self.cwd.map(PathBuf::from),
                 isolation: self.isolation.unwrap_or_default(),
+                limits,
             },
             (None, None, Some(mut urls)) => {
                 let headers = self.headers.into_iter();
@@ -262,6 +276,14 @@ impl RawServer {
 }
 
 impl RawServer {
+    pub(super) fn stdio_limits(&self) -> StdioLimits {
+        StdioLimits {
+            process: self.limits,
+            max_processes: self.max_processes,
+            max_processes_per_caller: self.max_processes_per_caller,
+        }
+    }
+
     /// The variables of `envFile` and `env`; `env` takes precedence.
     fn variables(&self, node_ref: &NodeRef<'_>) -> BTreeMap<String, Secret> {
         let mut env = self.env.clone();

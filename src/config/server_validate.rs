@@ -18,7 +18,20 @@ use super::yaml::interpolate;
 /// A server has exactly one of these keys. Each comes with the keys that require it.
 const KINDS: [(&str, &[&str]); 4] = [
     ("builtin", &[]),
-    ("command", &["args", "env", "cwd", "envFile", "env_pass", "isolation"]),
+    (
+        "command",
+        &[
+            "args",
+            "env",
+            "cwd",
+            "envFile",
+            "env_pass",
+            "isolation",
+            "limits",
+            "max_processes",
+            "max_processes_per_caller",
+        ],
+    ),
     ("url", &["headers", "retry", "http2", "tls", "stateless"]),
     ("urls", &["headers", "retry", "balance", "http2", "tls", "stateless"]),
 ];
@@ -56,6 +69,7 @@ impl RawServer {
         if self.transport == Some(RawTransport::Sse) {
             self.check_sse(node_ref);
         }
+        self.stdio_limits().check(node_ref, self.isolation == Some(Isolation::Session));
         if let Some(isolation) = node_ref.child("isolation")
             && (self.isolation, self.era) == (Some(Isolation::Session), EraSetting::Modern)
         {

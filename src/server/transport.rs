@@ -55,7 +55,7 @@ pub(super) fn upstream(
             let (url, headers) = (url.uri().to_string(), config.transport.header_map());
             Ok((Arc::new(Sse::new(name, &url, headers, limits, tls)?), Some(fingerprint)))
         }
-        ServerTransport::Stdio { command, args, env, env_pass, cwd, isolation } => {
+        ServerTransport::Stdio { command, args, env, env_pass, cwd, isolation, limits: own } => {
             // Variables that are not set, or not UTF-8, are not passed on.
             let passed = env_pass.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
             let set = env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
@@ -66,12 +66,19 @@ pub(super) fn upstream(
                 cwd: cwd.clone(),
                 max_line: limits.max_line,
                 name: name.to_owned(),
+                limits: own.process,
             };
+            if own.process.processes.is_some() && nix::unistd::geteuid().is_root() {
+                tracing::warn!(
+                    server = name,
+                    "limits.processes has no effect on processes of root, and the gateway runs as root"
+                );
+            }
             let upstream: Arc<dyn Upstream> = match isolation {
                 config::Isolation::Shared => Arc::new(Stdio::new(command, limits.timeout)),
                 config::Isolation::Session => {
                     let tls = upstream_tls(name, config)?;
-                    Arc::new(IsolatedStdio::new(name, command, limits, config, tls)?)
+                    Arc::new(IsolatedStdio::new(name, command, *own, limits, config, tls)?)
                 }
             };
             Ok((upstream, None))

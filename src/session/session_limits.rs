@@ -1,10 +1,10 @@
 //! The limits of sessions, their owners, and which of an owner's sessions are used least.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use filters::Caller;
@@ -64,6 +64,12 @@ impl OwnerKey {
     pub fn new(owner: Caller, from: Option<IpAddr>) -> Self {
         let from = from.filter(|_| owner.auth_method == AuthMethod::Anonymous).map(subnet);
         Self { owner, from }
+    }
+
+    /// A number for it, which only this process knows.
+    pub(super) fn number(&self) -> u64 {
+        static STATE: OnceLock<RandomState> = OnceLock::new();
+        STATE.get_or_init(RandomState::new).hash_one(self)
     }
 
     pub(super) fn owner(&self) -> &Caller {

@@ -303,7 +303,8 @@ impl Session {
         params.extend_from_slice(br#","clientInfo":"#);
         params.extend_from_slice(&self.client_info);
         params.push(b'}');
-        let (upstream_session, handshake) = http.open(self.key(), &params, bearer).await?;
+        let (upstream_session, handshake) =
+            http.open(self.key(), &params, bearer, self.owner_key.number()).await?;
         Ok((Arc::new(upstream_session), handshake))
     }
 

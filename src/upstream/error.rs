@@ -11,6 +11,8 @@ use crate::telemetry::is_control;
 
 /// `Retry-After` for a call of a server that is starting.
 const STARTING_RETRY_AFTER: Duration = Duration::from_secs(2);
+/// The same while all processes are taken, which end with their sessions.
+const PROCESSES_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UpstreamError {
@@ -68,6 +70,13 @@ pub enum UpstreamError {
     WrongEra(Era, String),
     #[error("is busy: {0} calls are running already")]
     Busy(usize),
+    /// Of a stdio server with a process for each session.
+    #[error("has as many processes as its max_processes allows ({0}); try again later")]
+    TooManyProcesses(usize),
+    #[error(
+        "has as many processes for you as its max_processes_per_caller allows ({0}): end sessions (DELETE), or wait"
+    )]
+    TooManyProcessesOfCaller(usize),
     #[error("failed too often in a row, so no calls are sent to it for now")]
     CircuitOpen(Duration),
     #[error("answered what the gateway does not let through: {0}")]
@@ -128,6 +137,8 @@ impl UpstreamError {
             Self::Unresumable => (400, Reason::UnknownEvent),
             Self::WrongEra(..) => (502, Reason::EraMismatch),
             Self::Busy(_) => (503, Reason::UpstreamBusy),
+            Self::TooManyProcesses(_) => (503, Reason::UpstreamBusy),
+            Self::TooManyProcessesOfCaller(_) => (429, Reason::TooManySessionsOfCaller),
             Self::Exhausted(_) => (503, Reason::Descriptors),
             Self::Blocked(_) => (403, Reason::ResultBlocked),
             Self::Exchange(_) => (502, Reason::TokenExchange),
@@ -147,6 +158,9 @@ impl UpstreamError {
         match self {
             Self::Busy(_) | Self::Exhausted(_) => rejection.retry_after(Duration::from_secs(1)),
             Self::CircuitOpen(wait) | Self::RetryLater(_, Some(wait)) => rejection.retry_after(*wait),
+            Self::TooManyProcesses(_) | Self::TooManyProcessesOfCaller(_) => {
+                rejection.retry_after(PROCESSES_RETRY_AFTER)
+            }
             Self::Starting => rejection.retry_after(STARTING_RETRY_AFTER),
             _ => rejection,
         }

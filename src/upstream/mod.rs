@@ -11,6 +11,7 @@ pub mod http;
 pub mod http_or_sse;
 pub mod isolated_stdio;
 mod limits;
+mod process_starts;
 pub mod redact_response;
 pub mod request_ids;
 mod server_handshake;
@@ -36,6 +37,7 @@ pub use facets::{Background, Health, ListChanges, ResourceUpdates, SharedSubscri
 pub use http::peer::Peer;
 pub use http::pool::Pool;
 pub use limits::UpstreamLimits;
+pub use process_starts::{ProcessStart, ProcessStarts, WantedProcess};
 pub use redact_response::ResponseRedactor;
 pub use request_ids::WireId;
 pub use server_handshake::ServerHandshake;

@@ -44,6 +44,7 @@ mod pasted;
 mod patience;
 mod pools;
 mod process;
+mod process_limits;
 mod quickstart;
 mod raw;
 mod real_servers;

@@ -51,7 +51,8 @@ impl HttpEndpoint {
         if let Some(upstream_session) = control_session.take() {
             self.close_session(&upstream_session).await;
         }
-        let (upstream_session, handshake) = self.open(&gateway_handshake(Era::Legacy), None, time).await?;
+        let (upstream_session, handshake) =
+            self.open(&gateway_handshake(Era::Legacy), None, time, None).await?;
         *control_session = Some(Arc::new(upstream_session));
         Ok(handshake)
     }
@@ -158,7 +159,7 @@ impl HttpEndpoint {
             return Ok(upstream_session.clone());
         }
         let upstream_session =
-            Arc::new(self.open(&gateway_handshake(Era::Legacy), None, self.call_timeout()).await?.0);
+            Arc::new(self.open(&gateway_handshake(Era::Legacy), None, self.call_timeout(), None).await?.0);
         *control_session = Some(upstream_session.clone());
         Ok(upstream_session)
     }

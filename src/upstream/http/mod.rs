@@ -15,6 +15,7 @@ pub mod maintenance;
 pub mod notifications;
 pub mod peer;
 pub mod pool;
+mod process_sessions;
 pub mod redirect;
 pub mod response;
 pub mod retry;
@@ -35,7 +36,7 @@ use mcp::Era;
 use mcp::header_name;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::{Peer, RpcOutcome, ServerHandshake, UpstreamError, UpstreamLimits, WireId};
+use super::{Peer, ProcessStarts, RpcOutcome, ServerHandshake, UpstreamError, UpstreamLimits, WireId};
 use control::is_unknown_method;
 use endpoint_health::EndpointHealth;
 use era_errors::classify_era_error;
@@ -142,6 +143,8 @@ pub struct HttpEndpoint {
     pub redirects: Arc<redirect::Redirects>,
     /// Limits the replies to requests of the server.
     pub(super) replies: Semaphore,
+    /// Set if each session is a process.
+    starts: OnceLock<Arc<ProcessStarts>>,
 }
 
 impl std::fmt::Debug for HttpEndpoint {
@@ -187,6 +190,7 @@ impl HttpEndpoint {
             lists_as_events: AtomicBool::new(false),
             redirects,
             replies: Semaphore::new(server_requests::MAX_REPLIES),
+            starts: OnceLock::new(),
         }))
     }
 
@@ -214,16 +218,15 @@ impl HttpEndpoint {
         self.pools.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Opens a session for a client: its own `initialize` params go to the server, with the protocol version
-    /// that the gateway negotiated with it.
-    pub async fn open(
+    /// See [`HttpEndpoint::open`].
+    async fn open_as(
         &self,
+        id: &str,
         params: &[u8],
         bearer: Option<HeaderValue>,
         timeout: Duration,
     ) -> Result<(UpstreamSession, ServerHandshake), UpstreamError> {
-        let id = own_id();
-        let body = message::request(&id, Era::Legacy.codec().handshake_method(), params);
+        let body = message::request(id, Era::Legacy.codec().handshake_method(), params);
         let extra = bearer.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
         // The response goes to a caller, and may name no request.
         let response = self.post(Era::Legacy, None, extra, body, timeout, Asks::Alone).await?.0;
@@ -241,7 +244,7 @@ impl HttpEndpoint {
             connections: OnceLock::new(),
         };
         let wanted =
-            ReadOptions { upstream_session: Some(&upstream_session), ..ReadOptions::new(&id, timeout) };
+            ReadOptions { upstream_session: Some(&upstream_session), ..ReadOptions::new(id, timeout) };
         let outcome = self.read_response(response, wanted).await;
         let result = classify_era_error(Era::Legacy, status, outcome)?;
         let wrong = |why: String| UpstreamError::WrongEra(Era::Legacy, why);

@@ -17,7 +17,7 @@ use super::retry::Retry;
 use super::tls::UpstreamTls;
 use super::{HttpEndpoint, UpstreamSession};
 use crate::config::{self, Balance};
-use crate::upstream::{Peer, RpcOutcome, ServerHandshake, UpstreamError, UpstreamLimits};
+use crate::upstream::{Peer, ProcessStarts, RpcOutcome, ServerHandshake, UpstreamError, UpstreamLimits};
 
 /// Timeout of opening a session at one endpoint, if there is another.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -228,20 +228,28 @@ impl Pool {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
+    /// Each session is a process, whose start is told here.
+    pub fn set_starts(&self, starts: &Arc<ProcessStarts>) {
+        for endpoint in &self.endpoints {
+            endpoint.set_starts(starts.clone());
+        }
+    }
+
     /// Opens a session for a client: at another endpoint, if one cannot.
     pub async fn open(
         &self,
         key: u64,
         params: &[u8],
         bearer: Option<HeaderValue>,
+        owner: u64,
     ) -> Result<(UpstreamSession, ServerHandshake), UpstreamError> {
         let mut failed = 0;
         loop {
             let index = self.pick(key, failed);
             let endpoint_guard = self.acquire(index);
             let more = self.has_alternative(failed | 1 << index);
-            let opening =
-                endpoint_guard.endpoint.open(params, bearer.clone(), endpoint_guard.endpoint.call_timeout());
+            let endpoint = &endpoint_guard.endpoint;
+            let opening = endpoint.open(params, bearer.clone(), endpoint.open_timeout(), Some(owner));
             let opened = if more {
                 tokio::time::timeout(OPEN_TIMEOUT, opening)
                     .await

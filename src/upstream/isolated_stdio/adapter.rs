@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use dashmap::DashMap;
 use futures::future::join_all;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mcp::Era;
 use mcp::header_name;
 use mcp::jsonrpc::message;
 use mcp::jsonrpc::message::ServerMessage;
@@ -21,15 +22,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::client_process::{ClientProcess, failed};
+use super::client_process::ClientProcess;
 use super::event_body::EventBody;
+use super::places::{ProcessPlace, ProcessPlaces};
 use super::{SECRET, hex};
-use crate::upstream::UpstreamError;
+use crate::upstream::stdio;
 use crate::upstream::stdio::child::{ConnectionError, ConnectionResponse, ServerCommand};
+use crate::upstream::{ProcessStarts, UpstreamError, WantedProcess};
 
 pub(super) const PATH: &str = "/mcp";
-/// Processes of one server at a time.
-const MAX_PROCESSES: usize = 64;
 /// Connections of the gateway at a time. Any process of this machine may connect.
 const MAX_CONNECTIONS: usize = 512;
 /// How long a connection may take for a head, and wait for one.
@@ -45,24 +46,28 @@ pub(super) struct Adapter {
     secret: String,
     command: ServerCommand,
     sessions: Sessions,
-    /// One permit for each process.
-    places: Arc<Semaphore>,
+    places: Arc<ProcessPlaces>,
+    starts: Arc<ProcessStarts>,
     connections: Arc<Semaphore>,
-    /// Why the last process could not be started, or did not answer `initialize`.
-    last_error: Mutex<Option<String>>,
     stop: CancellationToken,
 }
 
 impl Adapter {
-    pub fn new(socket: std::net::TcpListener, secret: String, command: ServerCommand) -> Arc<Self> {
+    pub fn new(
+        socket: std::net::TcpListener,
+        secret: String,
+        command: ServerCommand,
+        places: Arc<ProcessPlaces>,
+        starts: Arc<ProcessStarts>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             socket: Mutex::new(Some(socket)),
             secret,
             command,
             sessions: DashMap::default(),
-            places: Arc::new(Semaphore::new(MAX_PROCESSES)),
+            places,
+            starts,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            last_error: Mutex::default(),
             stop: CancellationToken::new(),
         })
     }
@@ -99,12 +104,6 @@ impl Adapter {
         self.sessions.clear();
         // At the same time: each may take some seconds.
         join_all(processes.iter().map(|process| process.stop())).await;
-    }
-
-    /// The error of a handshake, with the reason of its process.
-    pub fn explain(&self, error: UpstreamError) -> UpstreamError {
-        let why = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).take();
-        why.map_or(error, UpstreamError::Unreachable)
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, _permit: OwnedSemaphorePermit) {
@@ -170,8 +169,10 @@ impl Adapter {
                 self.initialize(&body, &read).await
             }
             None => plain(StatusCode::BAD_REQUEST, "a session is needed"),
+            // An answer to a question of a process that has ended: nobody waits for it any more.
+            Some((_, None)) if read.method.is_none() => plain(StatusCode::ACCEPTED, ""),
             Some((_, None)) => unknown_session(),
-            Some((_, Some(process))) if !process.is_alive() => unknown_session(),
+            Some((_, Some(process))) if !process.is_alive() && read.method.is_some() => unknown_session(),
             Some((_, Some(process))) if read.is_request() => event_stream(process.call(&body, &read)),
             Some((_, Some(process))) => match process.send(&body, &read).await {
                 Ok(()) => plain(StatusCode::ACCEPTED, ""),
@@ -180,36 +181,44 @@ impl Adapter {
         }
     }
 
+    /// Starts a process and sends it `initialize`. Dropped, it ends the process. The errors are those of the
+    /// start of a shared process.
+    async fn start_process(
+        &self,
+        wanted: WantedProcess,
+        body: &Bytes,
+        read: &ServerMessage,
+    ) -> Result<(StartingProcess, Bytes), UpstreamError> {
+        let place = self.places.take(wanted.owner)?;
+        let process = ClientProcess::spawn(&self.command).await.map_err(stdio::failed)?;
+        let starting = StartingProcess::new(process, place);
+        let params = read.params.map(|params| params.of(body));
+        match starting.process().initialize(params).await {
+            Ok(ConnectionResponse::Result(result)) => Ok((starting, result)),
+            Ok(ConnectionResponse::Error(error)) => {
+                Err(UpstreamError::WrongEra(Era::Legacy, stdio::start::shorten(&error)))
+            }
+            // Its last words say more than a closed pipe.
+            Err(ConnectionError::Exited { .. }) => Err(stdio::failed(starting.process().ending().await)),
+            Err(error) => Err(stdio::failed(error)),
+        }
+    }
+
     /// A session begins, with a process.
     async fn initialize(self: Arc<Self>, body: &Bytes, read: &ServerMessage) -> Response<EventBody> {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "too many processes");
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-            tracing::warn!(server = self.command.name, MAX_PROCESSES, "no process for another session");
-            return response;
-        };
         let id = read.id.map(|id| id.of(body)).unwrap_or_default();
-        let started = async {
-            let process = ClientProcess::spawn(&self.command).await?;
-            let starting = StartingProcess::new(process, place);
-            let params = read.params.map(|params| params.of(body));
-            match starting.process().initialize(params).await {
-                // Its last words say more than a closed pipe.
-                Err(ConnectionError::Exited { .. }) => Err(starting.process().ending().await),
-                answer => Ok((starting, answer?)),
-            }
+        let started = match self.starts.wanted(id) {
+            Some(wanted) => tokio::time::timeout(wanted.timeout, self.start_process(wanted, body, read))
+                .await
+                .unwrap_or(Err(UpstreamError::TimedOut(wanted.timeout))),
+            None => Err(UpstreamError::SessionClosed),
         };
-        let (starting, result) = match started.await {
-            Ok((starting, ConnectionResponse::Result(result))) => (starting, result),
-            Ok((_, ConnectionResponse::Error(error))) => return json(message::error_response(id, &error)),
+        let (starting, result) = match started {
+            Ok(started) => started,
             Err(error) => {
-                let why = match &error {
-                    ConnectionError::Spawn { source, .. } => format!("it cannot be started: {source}"),
-                    error => error.to_string(),
-                };
-                tracing::warn!(server = self.command.name, %why, "no process for a session");
-                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-                return json(failed(id, &error));
+                tracing::warn!(server = self.command.name, %error, "no process for a session: the server");
+                self.starts.fail(id, error);
+                return plain(StatusCode::SERVICE_UNAVAILABLE, "there is no process");
             }
         };
         let mut session = [0; 16];
@@ -239,12 +248,12 @@ impl Adapter {
 
 /// A process that has no session yet: dropped, it is stopped, and gives back its place when it has gone.
 struct StartingProcess {
-    started: Option<(Arc<ClientProcess>, OwnedSemaphorePermit)>,
+    started: Option<(Arc<ClientProcess>, ProcessPlace)>,
     runtime: Handle,
 }
 
 impl StartingProcess {
-    fn new(process: Arc<ClientProcess>, place: OwnedSemaphorePermit) -> Self {
+    fn new(process: Arc<ClientProcess>, place: ProcessPlace) -> Self {
         Self { started: Some((process, place)), runtime: Handle::current() }
     }
 
@@ -252,7 +261,7 @@ impl StartingProcess {
         &self.started.as_ref().expect("it is taken only at the end").0
     }
 
-    fn into_session(mut self) -> (Arc<ClientProcess>, OwnedSemaphorePermit) {
+    fn into_session(mut self) -> (Arc<ClientProcess>, ProcessPlace) {
         self.started.take().expect("it is taken only here")
     }
 }

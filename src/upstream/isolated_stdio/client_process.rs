@@ -52,6 +52,8 @@ struct OpenCall {
     id: Bytes,
     out: mpsc::Sender<Bytes>,
     cancel: CancellationToken,
+    /// The ids of its questions that the client has not answered.
+    asks: Vec<Bytes>,
 }
 
 impl ClientProcess {
@@ -126,13 +128,23 @@ impl ClientProcess {
         }
     }
 
-    /// A request goes to the only call in progress, since it belongs to it, else to the stream of the client. A
+    /// A request goes to the only call in progress that waits for no answer of its client, since it belongs to it,
+    /// else to the stream of the client. A
     /// wrong guess would ask the person of another call. `open` says how many calls were not answered when it
     /// came.
     fn ask(&self, request: Bytes, open: usize) {
         let mut routes = self.routes();
-        let sent = match (routes.calls.as_slice(), &routes.stream) {
-            ([only], _) if open == 1 => only.out.try_send(sse::message(&request)).is_ok(),
+        let routes = &mut *routes;
+        let count = routes.calls.len();
+        let mut likely: Vec<_> =
+            routes.calls.iter_mut().filter(|call| count == 1 || call.asks.is_empty()).collect();
+        let sent = match (likely.as_mut_slice(), &routes.stream) {
+            ([only], _) if open == count => {
+                let is_sent = only.out.try_send(sse::message(&request)).is_ok();
+                let id = message::read(&request).and_then(|read| read.id).filter(|_| is_sent);
+                only.asks.extend(id.map(|id| request.slice(id.start..id.end)));
+                is_sent
+            }
             (_, Some(stream)) => stream.try_send(sse::message(&request)).is_ok(),
             // Its client has not had the time to listen.
             (_, None) if open == 0 && !routes.was_called && routes.held.len() < MAX_HELD => {
@@ -141,7 +153,6 @@ impl ClientProcess {
             }
             (_, None) => false,
         };
-        drop(routes);
         if !sent {
             self.refuse(&request, "it is not clear which call it is for, or its client does not listen");
         }
@@ -208,7 +219,12 @@ impl ClientProcess {
                 Self::release(&mut routes, &out);
             }
             routes.was_called = true;
-            routes.calls.push(OpenCall { id: id.clone(), out: out.clone(), cancel: cancel.clone() });
+            routes.calls.push(OpenCall {
+                id: id.clone(),
+                out: out.clone(),
+                cancel: cancel.clone(),
+                asks: Vec::new(),
+            });
         }
         let process = self.clone();
         tokio::spawn(async move {
@@ -265,6 +281,12 @@ impl ClientProcess {
     /// Passes on a notification or a response of the client.
     pub async fn send(&self, body: &Bytes, read: &ServerMessage) -> Result<(), ConnectionError> {
         let Some(method) = read.method.map(|method| method.read(body)) else {
+            if let Some(id) = read.id {
+                let id = id.of(body);
+                for call in &mut self.routes().calls {
+                    call.asks.retain(|asked| !message::same_id(asked, id));
+                }
+            }
             self.child.reply(body);
             return Ok(());
         };
@@ -292,7 +314,7 @@ fn progress_token(params: &[u8]) -> Option<std::ops::Range<usize>> {
 }
 
 /// The response to a call that the process did not answer.
-pub(super) fn failed(id: &[u8], error: &ConnectionError) -> Bytes {
+fn failed(id: &[u8], error: &ConnectionError) -> Bytes {
     // The program's own words stay in the log.
     let why = match error {
         ConnectionError::Exited { .. } => "the process of this session has ended before it answered".into(),

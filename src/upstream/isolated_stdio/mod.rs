@@ -8,6 +8,7 @@
 mod adapter;
 mod client_process;
 mod event_body;
+mod places;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,11 +22,12 @@ use super::http::pool::{Pool, PoolSettings};
 use super::http::tls::UpstreamTls;
 use super::stdio::child::ServerCommand;
 use super::{
-    Background, Health, ListChanges, ResourceUpdates, RpcOutcome, ServerHandshake, SharedSubscriptions,
-    Upstream, UpstreamCall, UpstreamError, UpstreamLimits,
+    Background, Health, ListChanges, ProcessStarts, ResourceUpdates, RpcOutcome, ServerHandshake,
+    SharedSubscriptions, Upstream, UpstreamCall, UpstreamError, UpstreamLimits,
 };
 use crate::config;
 use adapter::Adapter;
+use places::ProcessPlaces;
 
 /// The header that carries the secret of an adapter.
 const SECRET: HeaderName = HeaderName::from_static("x-toolgate-adapter");
@@ -44,6 +46,7 @@ impl IsolatedStdio {
     pub fn new(
         name: &str,
         command: ServerCommand,
+        own: config::StdioLimits,
         limits: &UpstreamLimits,
         config: &config::ServerConfig,
         tls: Arc<UpstreamTls>,
@@ -61,7 +64,10 @@ impl IsolatedStdio {
         let mut headers = HeaderMap::new();
         headers.insert(SECRET, value);
         let pool = Pool::new(PoolSettings { name, urls: &[url], headers, limits, config, tls }, None)?;
-        Ok(Self { pool, adapter: Adapter::new(socket, secret, command) })
+        let starts = Arc::new(ProcessStarts::default());
+        pool.set_starts(&starts);
+        let adapter = Adapter::new(socket, secret, command, ProcessPlaces::new(own), starts);
+        Ok(Self { pool, adapter })
     }
 }
 
@@ -78,7 +84,7 @@ impl Upstream for IsolatedStdio {
             let why = "with `isolation: session` it is used in the legacy era".into();
             return Err(UpstreamError::WrongEra(server_era, why));
         }
-        self.pool.connect(server_era, until).await.map_err(|error| self.adapter.explain(error))
+        self.pool.connect(server_era, until).await
     }
 
     async fn call(&self, ask: UpstreamCall<'_>) -> Result<RpcOutcome, UpstreamError> {

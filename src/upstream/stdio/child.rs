@@ -59,11 +59,11 @@ impl Child {
             source: command.explain(source),
         };
         let (started, start) = oneshot::channel();
-        let (prepared, name) = (command.prepare(), command.name.clone());
+        let (prepared, name, limits) = (command.prepare(), command.name.clone(), command.limits);
         thread::Builder::new()
             .name("stdio-child".into())
             .stack_size(256 << 10)
-            .spawn(move || wait(prepared, &name, STOP_GRACE, started))
+            .spawn(move || wait(prepared, &name, limits, STOP_GRACE, started))
             .map_err(failed)?;
         let start = timeout(START_TIMEOUT, start).await.map_err(|late| failed(late.into()))?;
         let process = start.map_err(|lost| failed(io::Error::other(lost)))?.map_err(failed)?;

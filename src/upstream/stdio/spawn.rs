@@ -13,6 +13,8 @@ use std::{env, fmt, process};
 
 use tokio::sync::watch;
 
+use crate::config::ProcessLimits;
+
 #[cfg(not(target_os = "linux"))]
 mod group;
 #[cfg(not(target_os = "linux"))]
@@ -22,6 +24,7 @@ pub(crate) use group::{KillHandle, wait};
 mod descent;
 #[cfg(target_os = "linux")]
 mod raw;
+mod rlimits;
 #[cfg(target_os = "linux")]
 mod shed;
 #[cfg(target_os = "linux")]
@@ -69,6 +72,7 @@ pub struct ServerCommand {
     pub max_line: usize,
     /// The server's name, for the log.
     pub name: String,
+    pub limits: ProcessLimits,
 }
 
 impl ServerCommand {

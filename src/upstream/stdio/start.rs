@@ -243,7 +243,7 @@ fn classify_probe(server_era: Era, outcome: Result<ConnectionResponse, Connectio
     }
 }
 
-fn shorten(error: &[u8]) -> String {
+pub(crate) fn shorten(error: &[u8]) -> String {
     String::from_utf8_lossy(&error[..error.len().min(200)]).into_owned()
 }
 

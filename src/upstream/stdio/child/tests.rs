@@ -52,6 +52,7 @@ fn python(script: &str) -> ServerCommand {
         cwd: None,
         max_line: 1 << 20,
         name: "test".into(),
+        limits: crate::config::ProcessLimits::default(),
     }
 }
 

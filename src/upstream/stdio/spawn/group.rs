@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Left, OwnChild, SpawnedProcess};
+use super::{Left, OwnChild, SpawnedProcess, rlimits};
+use crate::config::ProcessLimits;
 
 /// The process group, as long as its id is known not to be reused. Dropped, it is killed.
 pub struct KillHandle(Arc<Mutex<Option<libc::pid_t>>>);
@@ -32,12 +33,18 @@ impl Drop for KillHandle {
 pub fn wait(
     mut command: process::Command,
     _server: &str,
+    limits: ProcessLimits,
     _grace: Duration,
     born: oneshot::Sender<io::Result<SpawnedProcess>>,
 ) {
     use std::os::unix::process::CommandExt;
     // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
-    unsafe { command.pre_exec(crate::process::fd_limit::restore) };
+    unsafe {
+        command.pre_exec(move || {
+            crate::process::fd_limit::restore()?;
+            rlimits::apply(limits)
+        });
+    }
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return drop(born.send(Err(error))),

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::supervisor::{self, ENDED, KILL, LEFT, Orders, STARTED, STUCK, TERMINATE, Word};
-use super::{Left, OwnChild, SpawnedProcess};
+use super::{Left, OwnChild, SpawnedProcess, rlimits};
+use crate::config::ProcessLimits;
 
 /// Signals the server's processes through their supervisor. Dropped, it kills them all.
 pub struct KillHandle(Arc<UnixStream>);
@@ -40,10 +41,11 @@ impl Drop for KillHandle {
 pub fn wait(
     mut command: process::Command,
     server: &str,
+    limits: ProcessLimits,
     grace: Duration,
     born: oneshot::Sender<io::Result<SpawnedProcess>>,
 ) {
-    let (mut child, control_socket) = match spawn(&mut command, server, grace) {
+    let (mut child, control_socket) = match spawn(&mut command, server, limits, grace) {
         Ok((child, control_socket)) => (child, Arc::new(control_socket)),
         Err(error) => return drop(born.send(Err(error))),
     };
@@ -95,6 +97,7 @@ pub fn wait(
 fn spawn(
     command: &mut process::Command,
     server: &str,
+    limits: ProcessLimits,
     grace: Duration,
 ) -> io::Result<(process::Child, UnixStream)> {
     let (here, there) = UnixStream::pair()?;
@@ -102,7 +105,7 @@ fn spawn(
     let grace = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
     let title = format!("mcp-supervisor {server}");
     // SAFETY: it makes plain system calls and allocates nothing, as it must between fork and exec.
-    unsafe { command.pre_exec(move || enter(Orders { control, grace, title: title.as_bytes() })) };
+    unsafe { command.pre_exec(move || enter(Orders { control, grace, title: title.as_bytes() }, limits)) };
     let child = command.spawn()?;
     Ok((child, here))
 }
@@ -113,14 +116,15 @@ fn spawn(
 /// # Safety
 ///
 /// Only between fork and exec.
-unsafe fn enter(orders: Orders<'_>) -> io::Result<()> {
+unsafe fn enter(orders: Orders<'_>, limits: ProcessLimits) -> io::Result<()> {
     // SAFETY: system calls on numbers, and the caller's guarantee. A kernel without close_range leaves the
     // files as they are.
     unsafe {
         supervisor::enter(orders)?;
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
-    crate::process::fd_limit::restore()
+    crate::process::fd_limit::restore()?;
+    rlimits::apply(limits)
 }
 
 /// The next message of the supervisor; `None` when it has ended.

@@ -61,6 +61,7 @@ impl Gate {
             cwd: None,
             max_line: 1 << 20,
             name: "test".into(),
+            limits: crate::config::ProcessLimits::default(),
         };
         Self { listener, server: Arc::new(Stdio::new(command, SOON)) }
     }
@@ -237,6 +238,7 @@ async fn a_process_that_is_ending_is_waited_for() {
         cwd: None,
         max_line: 1 << 20,
         name: "test".into(),
+        limits: crate::config::ProcessLimits::default(),
     };
     let server = Arc::new(Stdio::new(command, SOON));
     let start = async || soon(server.connect(Era::Legacy, Instant::now() + SOON)).await;
@@ -266,6 +268,7 @@ async fn a_process_that_ends_at_once_is_reported_with_status_and_stderr() {
             cwd: None,
             max_line: 1 << 20,
             name: "test".into(),
+            limits: crate::config::ProcessLimits::default(),
         };
         let server = Stdio::new(command, SOON);
         let error =

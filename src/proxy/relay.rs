@@ -3,7 +3,8 @@
 //! be paused; the client does not accept every type; or the stream is a resumed one, which ends with its
 //! session or its caller's rights. The request head and the response validation are the same.
 
-use std::sync::Arc;
+mod pieces;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +13,6 @@ use http::{HeaderValue, Version};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::accept_header::AcceptedTypes;
@@ -23,14 +23,13 @@ use super::response_validator::{BodyFraming, ResponseValidator};
 use super::stream_response::{REAUTH_INTERVAL, still_authorized};
 use super::{RequestContext, fail, report_to_upstream, upstream_auth, upstream_request};
 use crate::dispatch::Dispatcher;
-use crate::exchange::client_request::{ClientRequest, ClientResponse};
+use crate::exchange::client_request::ClientRequest;
 use crate::exchange::{UpstreamRequest, UpstreamRequestKind};
 use crate::streams::AbortOnDrop;
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
-use crate::upstream::http::UpstreamSession;
-use crate::upstream::http::pool::EndpointGuard;
 use mcp::sse;
+use pieces::{RelayHead, RelayItem, pieces};
 
 /// Whether the server of a call may send an elicitation request, which a person must answer.
 pub fn may_elicit(upstream_request: &UpstreamRequest) -> bool {
@@ -95,40 +94,10 @@ async fn run(
         UpstreamRequestKind::Answer(_) => Some(upstream_request.server.timeout),
         UpstreamRequestKind::Call(_) => None,
     };
-    let (pieces, mut arriving) = mpsc::channel::<Result<RelayItem, UpstreamError>>(4);
-    let task = dispatcher.runtime.spawn(async move {
-        let sent = client_request.send(&metrics).await;
-        let ClientResponse { mut response, endpoint: endpoint_guard, upstream_session, certain } = match sent
-        {
-            Ok(arrived) => arrived,
-            Err(error) => return drop(pieces.send(Err(error)).await),
-        };
-        let (status, headers) = (response.status(), response.headers().clone());
-        let head = RelayHead { status, headers, endpoint: endpoint_guard, upstream_session, certain };
-        let head = RelayItem::Head(Box::new(head));
-        if pieces.send(Ok(head)).await.is_err() {
-            return;
-        }
-        loop {
-            let next = match silence {
-                Some(silence) => tokio::time::timeout(silence, response.chunk()).await,
-                None => Ok(response.chunk().await),
-            };
-            let piece = match next {
-                Ok(Ok(Some(bytes))) => Ok(RelayItem::Body(bytes)),
-                Ok(Ok(None)) => Ok(RelayItem::End),
-                Ok(Err(error)) => {
-                    Err(UpstreamError::InvalidResponse(format!("the connection broke off: {error}")))
-                }
-                Err(_) if resumes => Ok(RelayItem::End),
-                Err(_) => Err(UpstreamError::TimedOut(silence.unwrap_or_default())),
-            };
-            let last = !matches!(piece, Ok(RelayItem::Body(_)));
-            if pieces.send(piece).await.is_err() || last {
-                return;
-            }
-        }
-    });
+    let (sender, mut arriving) = pieces();
+    let task = dispatcher
+        .runtime
+        .spawn(async move { sender.relay(client_request, &metrics, silence, resumes).await });
     let _leash = AbortOnDrop(task.abort_handle());
     // A resumed stream is no call: it ends with its session, its caller's rights and the process.
     let never = CancellationToken::new();
@@ -148,7 +117,7 @@ async fn run(
         let piece = tokio::select! {
             // Bytes that have arrived count, however long the client took to read the ones before.
             biased;
-            piece = arriving.recv() => piece,
+            piece = arriving.next() => piece,
             () = tokio::time::sleep(remaining.unwrap_or_default()), if remaining.is_some() => {
                 Some(Err(UpstreamError::TimedOut(upstream_request.server.timeout)))
             }
@@ -279,20 +248,6 @@ fn remaining(ctx: &RequestContext, upstream_request: &UpstreamRequest) -> Option
 /// A stream ends early: cleanly if it has begun.
 fn ended_early(ctx: &RequestContext) -> Result<RelayItem, UpstreamError> {
     if ctx.attempt.validator.is_some() { Ok(RelayItem::End) } else { Err(UpstreamError::SessionClosed) }
-}
-
-struct RelayHead {
-    status: http::StatusCode,
-    headers: http::HeaderMap,
-    endpoint: EndpointGuard,
-    upstream_session: Option<Arc<UpstreamSession>>,
-    certain: bool,
-}
-
-enum RelayItem {
-    Head(Box<RelayHead>),
-    Body(Bytes),
-    End,
 }
 
 #[cfg(test)]

@@ -34,18 +34,18 @@ pub(super) enum RelayItem {
     End,
 }
 
-type Piece = Result<RelayItem, UpstreamError>;
+type RelayPiece = Result<RelayItem, UpstreamError>;
 
 /// The client's end.
 pub(super) struct Pieces {
-    steps: mpsc::Receiver<Vec<Piece>>,
-    ready: VecDeque<Piece>,
+    steps: mpsc::Receiver<Vec<RelayPiece>>,
+    ready: VecDeque<RelayPiece>,
 }
 
 /// The server's end.
 pub(super) struct PieceSender {
-    steps: mpsc::Sender<Vec<Piece>>,
-    step: Vec<Piece>,
+    steps: mpsc::Sender<Vec<RelayPiece>>,
+    step: Vec<RelayPiece>,
 }
 
 pub(super) fn pieces() -> (PieceSender, Pieces) {
@@ -55,7 +55,7 @@ pub(super) fn pieces() -> (PieceSender, Pieces) {
 
 impl Pieces {
     /// The next piece; `None` after the last. Nothing is lost if it is dropped.
-    pub async fn next(&mut self) -> Option<Piece> {
+    pub async fn next(&mut self) -> Option<RelayPiece> {
         if self.ready.is_empty() {
             self.ready.extend(self.steps.recv().await?);
         }

@@ -1,6 +1,7 @@
 //! Evicts idle sessions for a new one. Each caller has a share of all sessions. When that share or the total
-//! is used up, the caller with the most sessions loses some that it does not use. A caller that opens
-//! sessions without end so evicts its own, and no other caller's, even if it uses them all.
+//! is used up, the caller with the most sessions loses some that it does not use; if it uses all, the next one does
+//! that has at least as many as the newcomer. A caller that opens sessions without end so evicts its own, and none of a
+//! caller with fewer, even if it uses them all.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use dashmap::Entry;
 
 use super::Session;
 use super::manager::SessionManager;
-use super::session_limits::{TooManySessions, place};
+use super::session_limits::{OwnerKey, TooManySessions, place};
 
 impl SessionManager {
     /// Counts a session for its owner; evicts others of the same owner if necessary.
@@ -45,20 +46,40 @@ impl SessionManager {
         }
     }
 
-    /// Ends the least used sessions of the caller with the most; returns whether there were any. It scans all
-    /// callers, and so ends several at once.
-    pub(super) fn evict_idle(&self) -> bool {
+    /// Ends the least used sessions of the caller with the most that has some, for a session of this newcomer;
+    /// returns whether there were any. It scans all callers, and so ends several at once.
+    pub(super) fn evict_idle(&self, newcomer: &OwnerKey) -> bool {
         // One scan at a time; a caller that comes meanwhile is rejected.
-        let Ok(_only) = self.eviction.try_lock() else { return false };
+        let Ok(mut fruitless) = self.eviction.try_lock() else { return false };
+        let now = self.now();
         let largest =
             self.by_owner.iter().max_by_key(|held| held.sessions.len()).map(|held| held.key().clone());
-        let gone = largest
-            .and_then(|largest| Some(self.by_owner.get_mut(&largest)?.release(self.now())))
-            .unwrap_or_default();
+        let mut gone = largest.map(|largest| self.release_of(&largest, now)).unwrap_or_default();
+        // A whole search costs more than a rejection.
+        if gone.is_empty() && *fruitless != Some(now) {
+            let own = self.by_owner.get(newcomer).map_or(0, |held| held.sessions.len());
+            let mut others: Vec<(usize, OwnerKey)> = self
+                .by_owner
+                .iter()
+                .filter(|held| held.sessions.len() >= own)
+                .map(|held| (held.sessions.len(), held.key().clone()))
+                .collect();
+            others.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+            let released = others.iter().map(|(_, owner_key)| self.release_of(owner_key, now));
+            match released.into_iter().find(|gone| !gone.is_empty()) {
+                Some(found) => gone = found,
+                None => *fruitless = Some(now),
+            }
+        }
+        drop(fruitless);
         for session in &gone {
             self.end(session);
         }
         !gone.is_empty()
+    }
+
+    fn release_of(&self, owner_key: &OwnerKey, now: u64) -> Vec<Arc<Session>> {
+        self.by_owner.get_mut(owner_key).map(|mut held| held.release(now)).unwrap_or_default()
     }
 }
 
@@ -73,7 +94,7 @@ mod tests {
     use tokio::runtime::Handle;
 
     use super::*;
-    use crate::session::session_limits::{MIN_IDLE_SECS, OwnerKey, SessionLimits};
+    use crate::session::session_limits::{MIN_IDLE_SECS, SessionLimits};
     use crate::telemetry::Metrics;
 
     const PATH: &str = "/mcp";
@@ -185,6 +206,25 @@ mod tests {
         }
         assert!(sessions.get(&used.id, PATH, &greedy).is_some(), "and what is used stays");
         assert!(open(&sessions, &good, 20).is_some());
+    }
+
+    #[tokio::test]
+    async fn an_idle_session_of_any_caller_with_as_many_makes_room_for_a_newcomer() {
+        let sessions = SessionManager::new(Metrics::new(), Handle::current());
+        let users: Vec<Caller> = (0..8).map(|number| caller(&format!("user{number}"))).collect();
+        let all: Vec<_> = users.iter().filter_map(|user| open(&sessions, user, 8)).collect();
+        // One was never used.
+        for (session, user) in all.iter().zip(&users).filter(|(_, user)| *user.user != *"user5") {
+            sessions.get(&session.id, PATH, user).expect("it is there");
+        }
+        let new = caller("new");
+        let opened = open(&sessions, &new, 8).expect("there is room");
+        sessions.get(&opened.id, PATH, &new).expect("it is there");
+        assert!(sessions.get(&all[5].id, PATH, &users[5]).is_none(), "the idle one has gone");
+        assert!(open(&sessions, &new, 8).is_none(), "all others are in use");
+        let held =
+            all.iter().zip(&users).filter(|(session, user)| sessions.get(&session.id, PATH, user).is_some());
+        assert_eq!(held.count(), 7);
     }
 
     #[tokio::test]

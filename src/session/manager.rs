@@ -30,8 +30,8 @@ pub struct SessionManager {
     pub(super) open: DashMap<String, Arc<Session>>,
     /// The same sessions by their owners.
     pub(super) by_owner: DashMap<OwnerKey, OwnerSessions>,
-    /// Locked during an eviction.
-    pub(super) eviction: Mutex<()>,
+    /// Locked during an eviction. The second in which none of the sessions of so many callers could go.
+    pub(super) eviction: Mutex<Option<u64>>,
     started: Instant,
     metrics: Arc<Metrics>,
     runtime: Handle,
@@ -72,7 +72,7 @@ impl SessionManager {
         limits: SessionLimits,
     ) -> Result<Arc<Session>, TooManySessions> {
         let ClientInit { version, capabilities, client_info } = init;
-        if self.open.len() >= limits.total && !self.evict_idle() {
+        if self.open.len() >= limits.total && !self.evict_idle(&owner_key) {
             return Err(TooManySessions::Total(limits.total));
         }
         let mut random = [0; 24];

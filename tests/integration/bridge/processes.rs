@@ -145,3 +145,27 @@ async fn a_process_of_another_key_knows_nothing_and_an_old_key_still_opens() {
     let (status, done) = send(&renewed, "/mcp", "", &answer).await;
     assert!(status == 200 && text(&done).contains("ann"), "{done}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_hangs_is_told_and_the_call_is_there_when_it_goes_on() {
+    let fleet = Fleet::start(2).await;
+    let (call, said, key) = asked(&fleet.gateways[0]).await;
+    let answer = retry(&call, 2, &said, json!({&key: accepted("ann")}));
+    fleet.gateways[0].process.signal(libc::SIGSTOP);
+    // The response has begun by then, as a stream that is kept alive: its status says nothing.
+    let (_, refused) = send(&fleet.gateways[1], "/mcp", "", &answer).await;
+    fleet.gateways[0].process.signal(libc::SIGCONT);
+    assert_eq!(refused["error"]["code"], 503, "{refused}");
+    assert!(
+        refused["error"]["message"].as_str().is_some_and(|why| why.contains("does not answer")),
+        "{refused}"
+    );
+    // What was sent meanwhile may have reached it: the same answer again is no second one. It listens again in a moment.
+    fleet.gateways[1]
+        .eventually("the call is answered", async |gateway| {
+            let (status, done) = send(gateway, "/mcp", "", &answer).await;
+            status == 200
+                && done["result"]["content"][0]["text"].as_str().is_some_and(|text| text.contains("ann"))
+        })
+        .await;
+}

@@ -411,8 +411,14 @@ impl Dispatcher {
             Method::TasksGet | Method::TasksUpdate | Method::TasksCancel if client_era == Era::Modern => {
                 self.task_request(authorized, method, labels).await
             }
-            // Task methods of 2025-11-25, and methods that no protocol version defines.
-            _ => match self.alone(&authorized, |_| view.servers > 0).await {
+            // Task methods of 2025-11-25, and methods that no protocol version defines. Where callers share a process
+            // or a connection, the server cannot tell whose a task is.
+            _ => match self
+                .alone(&authorized, |server| {
+                    view.servers > 0 && (!method.is_of_task() || server.forwards_natively())
+                })
+                .await
+            {
                 Some(server) => self.forward_as_is(authorized, server, method, None, labels),
                 None => Err(unknown_method(client_era)),
             },

@@ -33,7 +33,7 @@ pub struct ClientRequest {
     pub body: Bytes,
     /// It may be sent twice.
     pub idempotent: bool,
-    /// `Alone` if messages that name no request may come, and are for its caller.
+    /// `Alone` or `Session` if messages that name no request may come, and are for its caller.
     pub asks: Asks,
     /// It resumes a stream, and has no body.
     pub resumes: bool,
@@ -64,7 +64,9 @@ impl ClientRequest {
             idempotent: upstream_request.is_idempotent(),
             asks: match upstream_request.as_call() {
                 Some(call) if !call.server_era.codec().has_nameless_messages() && !call.logs => Asks::Caller,
-                _ => Asks::Alone,
+                // All callers may share its session.
+                _ if upstream_request.server.config.stateless => Asks::Alone,
+                _ => Asks::Session,
             },
             resumes: upstream_request.resumes(),
             // What is bound to an upstream session goes to its endpoint.

@@ -31,9 +31,10 @@ pub enum Asks {
     Gateway,
     /// For a caller, on a shared connection.
     Caller,
-    /// For a caller, on a connection of its upstream session or of its own, unless HTTP/2 streams separate the
-    /// requests.
+    /// For a caller, on a connection of its own, unless HTTP/2 streams separate the requests.
     Alone,
+    /// The same for the caller whose upstream session it is alone: on a connection of that session.
+    Session,
 }
 
 impl HttpEndpoint {
@@ -130,17 +131,19 @@ impl HttpEndpoint {
         timeout: Duration,
         asks: Asks,
     ) -> Result<(reqwest::Response, bool), UpstreamError> {
-        let (nameless, doubtful) = (matches!(asks, Asks::Alone), self.peer.is_doubtful());
+        let doubtful = self.peer.is_doubtful();
         let separate = match asks {
             Asks::Gateway => false,
             Asks::Caller => doubtful,
-            Asks::Alone => true,
+            Asks::Alone | Asks::Session => true,
         };
         let separate = separate && !self.peer.has_streams();
         let believed = separate || matches!(asks, Asks::Gateway);
         let client = match upstream_session {
             _ if !separate => &self.client,
-            Some(upstream_session) if nameless && !doubtful => self.within(upstream_session)?,
+            Some(upstream_session) if matches!(asks, Asks::Session) && !doubtful => {
+                self.within(upstream_session)?
+            }
             _ => self.alone()?,
         };
         let mut headers = self.head(server_era, upstream_session);

@@ -12,7 +12,7 @@ const CALLS: u64 = 20;
 const CONNECTIONS: usize = 4;
 
 /// A server that speaks the legacy era only, and a gateway in front of it.
-async fn legacy_only() -> (MockServer, Gateway) {
+async fn legacy_only(more: &str) -> (MockServer, Gateway) {
     let unknown = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"Method not found"}}"#;
     let server = MockServer::start(move |seen| match seen.method() {
         "server/discover" => {
@@ -22,7 +22,7 @@ async fn legacy_only() -> (MockServer, Gateway) {
     })
     .await;
     let config =
-        format!("mcpServers: {{old: {{url: \"{}\", health: {{interval: 1h}}}}}}\n{AUTH}", server.url);
+        format!("mcpServers: {{old: {{url: \"{}\", health: {{interval: 1h}}{more}}}}}\n{AUTH}", server.url);
     let gateway = Gateway::start(&config).await;
     gateway.eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1")).await;
     (server, gateway)
@@ -30,7 +30,7 @@ async fn legacy_only() -> (MockServer, Gateway) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bridged_calls_of_one_caller_share_the_connections_of_its_session() {
-    let (server, gateway) = legacy_only().await;
+    let (server, gateway) = legacy_only("").await;
     let before = server.connections();
     for id in 0..CALLS {
         let (status, answer) =
@@ -44,7 +44,7 @@ async fn bridged_calls_of_one_caller_share_the_connections_of_its_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_of_a_client_that_can_be_asked_share_the_connections_of_its_session() {
-    let (server, gateway) = legacy_only().await;
+    let (server, gateway) = legacy_only("").await;
     let asked = initialize(json!({"elicitation": {}}));
     let opened = gateway.post("/mcp", None, &asked).bearer_auth(ANN).send().await.expect("an answer");
     let session = opened.headers()["mcp-session-id"].to_str().expect("a session").to_owned();
@@ -58,4 +58,17 @@ async fn calls_of_a_client_that_can_be_asked_share_the_connections_of_its_sessio
     }
     let made = server.connections() - before;
     assert!(made <= CONNECTIONS, "{made} connections for {CALLS} calls");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_share_a_session_share_no_connection() {
+    let (server, gateway) = legacy_only(", stateless: true").await;
+    let before = server.connections();
+    for id in 0..CALLS {
+        let call = modern_call(id, "old__tool", json!({}), &json!({}));
+        let (status, answer) = send(&gateway, "/mcp", ANN, &call).await;
+        assert_eq!((status, &answer["result"]["content"][0]["text"]), (200, &json!("done")), "{answer}");
+    }
+    let made = server.connections() - before;
+    assert!(made as u64 >= CALLS, "{made} connections for {CALLS} calls");
 }

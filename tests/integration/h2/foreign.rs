@@ -288,9 +288,11 @@ async fn no_answer_reaches_another_whatever_a_server_answers() {
     let (plain, streams) = (Stutterer::start(false).await, Stutterer::start(true).await);
     let settings = "timeout: 2s, health: {interval: 1h}";
     let config = format!(
-        "mcpServers: {{plain: {{url: \"{}\", {settings}}}, streams: {{url: \"{}\", http2: prior_knowledge, {settings}}}}}\nlog: {{level: error}}\n",
+        "mcpServers: {{plain: {{url: \"{}\", {settings}}}, streams: {{url: \"{}\", http2: prior_knowledge, {settings}}}, \
+         shared: {{url: \"{}\", era: legacy, stateless: true, {settings}}}}}\nlog: {{level: error}}\n",
         plain.url(),
-        streams.url()
+        streams.url(),
+        plain.url()
     );
     let gateway = Gateway::start(&config).await;
     let made = Arc::new(AtomicUsize::new(0));
@@ -314,7 +316,12 @@ async fn no_answer_reaches_another_whatever_a_server_answers() {
                 }
                 let word = format!("word-{number}-{count}");
                 // Most calls go to the server whose connections can get out of step.
-                let server = if count % 4 == 3 { "streams" } else { "plain" };
+                let server = match count % 4 {
+                    3 => "streams",
+                    // Bridged, in one upstream session for all.
+                    2 if caller.session.is_none() => "shared",
+                    _ => "plain",
+                };
                 let came = caller.call(server, &word).await;
                 let mut own = false;
                 for other in words(&came) {

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::events::Events;
-use crate::harness::{Gateway, free_port};
+use crate::harness::{Gateway, free_port, python};
 use crate::real_servers_setup::everything;
 
 const PATH: &str = "/servers/everything/mcp";
@@ -56,4 +56,49 @@ async fn a_task_of_a_session_is_asked_about_answered_and_read_in_it() {
     let federated = gateway.initialize("/mcp").await;
     let (_, refused) = gateway.say("/mcp", &federated, &about(6, "tasks/get")).await;
     assert_eq!(refused["error"]["code"], -32601, "{refused}");
+}
+
+/// A server of 2025-11-25 that tells everybody of its tasks.
+const SHARED: &str = r#"
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    method = message.get("method", "")
+    if method == "initialize":
+        result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}, "tasks": {"list": {}, "cancel": {}}}, "serverInfo": {"name": "s", "version": "1"}}
+    elif method == "tools/list":
+        result = {"tools": [{"name": "tool", "inputSchema": {"type": "object"}}]}
+    elif method.startswith("tasks/"):
+        result = {"tasks": [], "secret": "the report of ann"}
+    elif "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "?"}}), flush=True)
+        continue
+    else:
+        continue
+    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_callers_share_a_process_nobody_asks_about_tasks() {
+    for (isolation, era, passes) in
+        [("shared", "legacy", false), ("shared", "auto", false), ("session", "legacy", true)]
+    {
+        let mut own = json!({"command": python(), "args": ["-c", SHARED], "isolation": isolation});
+        if era != "auto" {
+            own["era"] = json!(era);
+        }
+        let gateway = Gateway::start(&format!("mcpServers: {}\n", json!({"own": own}))).await;
+        gateway
+            .eventually("it is connected", async |g| g.get("/health").await.contains("\"connected\":1"))
+            .await;
+        let session = gateway.initialize("/servers/own/mcp").await;
+        for method in ["tasks/list", "tasks/get", "tasks/result", "tasks/cancel"] {
+            let ask = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"taskId": "of-ann"}});
+            let (_, answer) = gateway.say("/servers/own/mcp", &session, &ask).await;
+            match passes {
+                true => assert_eq!(answer["result"]["secret"], "the report of ann", "{method} {answer}"),
+                false => assert_eq!(answer["error"]["code"], -32601, "{isolation} {era} {method} {answer}"),
+            }
+        }
+    }
 }

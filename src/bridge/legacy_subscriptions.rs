@@ -85,6 +85,7 @@ async fn open(
     let (out, mut events) = mpsc::channel::<ResourceEvent>(32);
     let uris = union.iter().cloned().collect();
     let registry = bridge.registry.clone();
+    let names = registry.clone();
     let begun =
         resource_updates::begin(&bridge.runtime, registry, server.clone(), uris, Receiver::Session, out);
     let (abort_guard, followed) = begun.await?;
@@ -111,7 +112,10 @@ async fn open(
             if wanted {
                 let outbox = session.outbox.clone();
                 drop(session);
-                outbox.send(OutboxItem { server: Some(server.clone()), message }).await;
+                // A reload may have replaced it; what came from a former server is dropped.
+                let now = names.snapshot().servers.get(&server.name).cloned();
+                let server = Some(now.unwrap_or_else(|| server.clone()));
+                outbox.send(OutboxItem { server, message }).await;
             }
         }
     });

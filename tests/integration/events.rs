@@ -41,7 +41,9 @@ impl Events {
 
     /// The next message; `None` when the stream has ended cleanly.
     pub async fn next(&mut self) -> Option<Value> {
-        self.try_next().await.expect("the stream does not break")
+        // Comments keep a stream open for ever.
+        let next = tokio::time::timeout(crate::harness::TEST_TIMEOUT, self.try_next()).await;
+        next.expect("something comes in time").expect("the stream does not break")
     }
 
     /// The next message; an error when the stream broke.

@@ -17,16 +17,17 @@ fn updated(number: u8) -> Option<Value> {
     )
 }
 
-async fn start(timeout: &str) -> Gateway {
-    let gateway = Gateway::start(&setup(timeout, "as it was")).await;
+async fn start(timeout: &str, era: &str) -> Gateway {
+    let gateway = Gateway::start(&setup(timeout, era, "as it was")).await;
     listed(&gateway, "pipe__touch").await;
     gateway
 }
 
 /// `word` is in the environment of the process.
-fn setup(timeout: &str, word: &str) -> String {
+fn setup(timeout: &str, era: &str, word: &str) -> String {
     let mut fixture = stdio_fixture();
     fixture["timeout"] = json!(timeout);
+    fixture["era"] = json!(era);
     fixture["env"] = json!({"WORD": word});
     format!("mcpServers: {{pipe: {fixture}}}\n")
 }
@@ -44,7 +45,14 @@ async fn touch(gateway: &Gateway, session: &str, number: u8) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_session_is_told_of_what_it_follows_at_a_process_of_all() {
-    let gateway = start("50s").await;
+    // In its own era, and through the bridge.
+    for era in ["legacy", "modern", "auto"] {
+        each_session_is_told(era).await;
+    }
+}
+
+async fn each_session_is_told(era: &str) {
+    let gateway = start("50s", era).await;
     let mut all = Vec::new();
     for _ in 0..2 {
         let session = gateway.initialize("/mcp").await;
@@ -80,7 +88,7 @@ async fn each_session_is_told_of_what_it_follows_at_a_process_of_all() {
     assert_eq!(ones.next().await, updated(3));
 
     // A process with other settings gets it too.
-    gateway.rewrite(&setup("50s", "another"));
+    gateway.rewrite(&setup("50s", era, "another"));
     assert_eq!(ones.next().await, updated(3));
     touch(&gateway, &watcher, 3).await;
     assert_eq!(ones.next().await, updated(3));
@@ -88,7 +96,7 @@ async fn each_session_is_told_of_what_it_follows_at_a_process_of_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_process_offers_what_it_can_keep() {
-    let gateway = start("50s").await;
+    let gateway = start("50s", "auto").await;
     for path in ["/mcp", "/servers/pipe/mcp"] {
         let open = crate::harness::initialize(json!({}));
         let (_, answer) = read(gateway.post(path, None, &open).send().await.expect("an answer")).await;
@@ -101,7 +109,7 @@ async fn a_shared_process_offers_what_it_can_keep() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_starts_the_time_of_a_call_anew_at_a_process_too() {
-    let gateway = start("1s").await;
+    let gateway = start("1s", "auto").await;
     let session = gateway.initialize("/mcp").await;
     let mut call = legacy_call("long", "pipe__stream", json!({"n": 5, "interval_ms": 500}));
     call["params"]["_meta"] = json!({"progressToken": "p"});
